@@ -1,0 +1,74 @@
+# Diminuendo. `make help` lists the targets.
+SHELL := bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO_VENV := .build/protos
+PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
+
+.PHONY: help setup demo test lint format protos bench bench-build bench-evaluators constraints clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(STAMP) ## create .venv with everything pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@# torch first and alone: a plain resolve could take a CUDA build of several GB where a CPU one is at hand.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## compress a digits network through the whole system and show the result
+	$(BIN)/python -m diminuendo.client.demo
+
+test: $(STAMP) ## run every test
+	$(BIN)/python -m pytest tests
+
+lint: $(STAMP) $(PROTO_VENV)/.installed ## ruff, mypy, import-linter, buf, generated code up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+	@rm -rf .build/fresh && mkdir -p .build/fresh
+	@$(call generate,.build/fresh)
+	@diff -r -x '*.proto' -x __pycache__ .build/fresh/diminuendo/v1 protos/diminuendo/v1 \
+	  || { echo "generated code is out of date: run make protos" >&2; exit 1; }
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(PROTO_VENV)/.installed ## generate protos/diminuendo/v1/*_pb2*.py from the .proto files
+	$(call generate,protos)
+
+define generate
+$(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$(PROTO_VENV)/bin/protoc-gen-mypy \
+  --plugin=protoc-gen-mypy_grpc=$(PROTO_VENV)/bin/protoc-gen-mypy_grpc --python_out=$(1) --grpc_python_out=$(1) \
+  --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+$(PROTO_VENV)/.installed: protos/requirements.txt
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check -r protos/requirements.txt
+	@touch $@
+
+bench: bench-build bench-evaluators ## run every benchmark
+
+bench-build: $(STAMP) ## building a candidate from stored factors against decomposing afresh
+	$(BIN)/python -m tests.bench.build
+
+bench-evaluators: $(STAMP) ## two evaluators against one, and the coordinator's own overhead
+	$(BIN)/python -m tests.bench.evaluators
+
+constraints: ## write constraints.txt from what .venv holds
+	@{ head -1 constraints.txt; echo "torch==2.13.0"; $(BIN)/pip freeze --exclude-editable | grep -v '^torch=='; } > .build/constraints.txt
+	mv .build/constraints.txt constraints.txt
+
+clean: ## remove what make made
+	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis

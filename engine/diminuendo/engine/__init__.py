@@ -1,0 +1,36 @@
+"""The engine: everything that compresses, in one process, without a server.
+
+Names are imported when first used, so that `diminuendo.engine.plan`, `.cost`, `.store`, `.search` and
+`.zoo.catalog` can be had without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diminuendo.engine.compress import Compressed, compress
+    from diminuendo.engine.load import load
+    from diminuendo.engine.task import Metric, Recipe, Samples, Task
+
+__all__ = ["Compressed", "Metric", "Recipe", "Samples", "Task", "compress", "load"]
+
+_HOMES = {
+    "Compressed": "compress",
+    "Metric": "task",
+    "Recipe": "task",
+    "Samples": "task",
+    "Task": "task",
+    "compress": "compress",
+    "load": "load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

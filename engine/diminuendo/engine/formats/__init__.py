@@ -1,0 +1,1 @@
+"""Formats: the forms that a layer can take, one file each."""

@@ -1,0 +1,102 @@
+"""Plans: which form every optimizable layer takes. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+PLAN_VERSION = 1
+
+
+class PlanError(ValueError):
+    """A plan that does not fit the network; the message names the layer and what is legal."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """Geometry of one layer that can be compressed.
+
+    Attributes:
+        name: Qualified module name in the original network, e.g. ``layer1.0.conv1``.
+        kind: ``linear`` or ``conv2d``.
+        out_channels: O, output channels or features.
+        in_channels: I, input channels or features.
+        kernel: ``(k_h, k_w)``; ``(1, 1)`` for linear layers.
+        bias: Whether the original layer has a bias.
+        positions: Number of output positions (H_out * W_out; 1 for a linear layer on vectors) per sample,
+            summed over all calls of the layer in one forward.
+        input_positions: Number of input positions per sample (H_in * W_in), summed over all calls.
+    """
+
+    name: str
+    kind: Literal["linear", "conv2d"]
+    out_channels: int
+    in_channels: int
+    kernel: tuple[int, int]
+    bias: bool
+    positions: int
+    input_positions: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """The form of one layer: ``dense`` without ranks, or a format with its rank(s)."""
+
+    format: str = "dense"
+    ranks: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Short form, e.g. ``svd(12)`` or ``tucker2(8,16)``."""
+        return f"{self.format}({','.join(map(str, self.ranks))})" if self.ranks else self.format
+
+
+DENSE = Choice()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Mapping[str, Choice]):
+    """One choice for every optimizable layer, by qualified layer name, in the network's order."""
+
+    choices: tuple[tuple[str, Choice], ...]
+    _index: dict[str, Choice] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        """Index the choices; a layer may appear once."""
+        index = dict(self.choices)
+        if len(index) != len(self.choices):
+            raise PlanError("a layer appears twice in the plan; keep one choice for each layer")
+        object.__setattr__(self, "_index", index)
+
+    @classmethod
+    def of(cls, choices: Mapping[str, Choice]) -> Plan:
+        """A plan from a mapping, in the mapping's order."""
+        return cls(tuple(choices.items()))
+
+    @classmethod
+    def dense(cls, layers: Iterator[str] | tuple[str, ...]) -> Plan:
+        """The plan that leaves every layer as it is."""
+        return cls(tuple((name, DENSE) for name in layers))
+
+    def __getitem__(self, layer: str) -> Choice:
+        """The choice of one layer."""
+        return self._index[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        """Layer names in the network's order."""
+        return (name for name, _ in self.choices)
+
+    def __len__(self) -> int:
+        """Number of layers."""
+        return len(self.choices)
+
+    def replace(self, layer: str, choice: Choice) -> Plan:
+        """The same plan with another choice for one layer."""
+        return Plan(tuple((n, choice if n == layer else c) for n, c in self.choices))
+
+    def key(self) -> str:
+        """sha256 over the choices, lower-case hex."""
+        text = json.dumps([[n, c.format, list(c.ranks)] for n, c in self.choices], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The search: a pure state machine that asks for works and is told their outcomes. Imports no torch."""

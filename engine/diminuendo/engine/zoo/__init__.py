@@ -1,0 +1,1 @@
+"""The zoo: networks with weights and data that come with the package."""
