@@ -471,7 +471,6 @@ class JobEvent(_message.Message):
     EVALUATION_FINISHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
-    EVALUATORS_REPORTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... without gaps within a job."""
     @_builtins.property
@@ -486,8 +485,6 @@ class JobEvent(_message.Message):
     def warning(self) -> Global___Warning: ...
     @_builtins.property
     def leased(self) -> Global___Leased: ...
-    @_builtins.property
-    def evaluators_reported(self) -> Global___EvaluatorsReported: ...
     def __init__(
         self,
         *,
@@ -498,13 +495,12 @@ class JobEvent(_message.Message):
         evaluation_finished: Global___EvaluationFinished | None = ...,
         warning: Global___Warning | None = ...,
         leased: Global___Leased | None = ...,
-        evaluators_reported: Global___EvaluatorsReported | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "evaluators_reported", b"evaluators_reported", "kind", b"kind", "leased", b"leased", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "evaluators_reported", b"evaluators_reported", "kind", b"kind", "leased", b"leased", "sequence", b"sequence", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "sequence", b"sequence", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_changed", "step_committed", "evaluation_finished", "warning", "leased", "evaluators_reported"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_changed", "step_committed", "evaluation_finished", "warning", "leased"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -673,30 +669,8 @@ class Leased(_message.Message):
 Global___Leased: _TypeAlias = Leased  # noqa: Y015
 
 @_typing.final
-class EvaluatorsReported(_message.Message):
-    """What the evaluators do; written when it changes, at most once a second."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EVALUATORS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def evaluators(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluatorStatus]: ...
-    def __init__(
-        self,
-        *,
-        evaluators: _abc.Iterable[Global___EvaluatorStatus] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluators", b"evaluators"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EvaluatorsReported: _TypeAlias = EvaluatorsReported  # noqa: Y015
-
-@_typing.final
 class EvaluatorStatus(_message.Message):
-    """One evaluator."""
+    """One evaluator of a coordinator's cluster."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
