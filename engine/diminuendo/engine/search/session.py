@@ -1,21 +1,51 @@
-"""The search session: ask for works, tell outcomes, dump and load at any step.
+"""The search session: a pure state machine that asks for works and is told their outcomes.
 
-WORK IN PROGRESS: interface only; see below for what others may rely on.
+It does no I/O, reads no clock, and draws every random number from a key, so that the same request and the same
+outcomes give the same decisions, however many evaluators answer and in whatever order they finish::
+
+    session = Session(Request("zoo:digits", delta=1.0))
+    while session.outcome is None:
+        work = session.ask()[0]
+        step = session.tell(worker.run(work))   # outcomes in proposal order
+        save(session.dump())                    # Session.load goes on from here
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
-from diminuendo.engine.search.work import Evaluated, Failed, Judged, Prepared, Surveyed, Work
+from diminuendo.engine.cost import Cost, ratio
+from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.search import propose, result
+from diminuendo.engine.search import state as state_module
+from diminuendo.engine.search.propose import Proposal
+from diminuendo.engine.search.result import Finished, ResultFileContent
+from diminuendo.engine.search.rng import keyed_seed
+from diminuendo.engine.search.settings import EFFORTS, Settings
+from diminuendo.engine.search.space import Space
+from diminuendo.engine.search.standing import Standing
+from diminuendo.engine.search.state import Pending, Request, Role, StageName, State, StateError, Trial
+from diminuendo.engine.search.work import (
+    Evaluate,
+    Evaluated,
+    Failed,
+    Judge,
+    Judged,
+    Prepare,
+    Prepared,
+    Surveyed,
+    SurveyLayer,
+    Tuned,
+    Work,
+)
 
-StageName = Literal["prepare", "survey", "explore", "anneal", "certify", "done"]
+__all__ = ["Best", "Finished", "Request", "ResultFileContent", "Session", "StageName", "StateError", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best candidate so far."""
+    """A candidate's figures: ratios to the original, and its drop on the search half in points."""
 
     params_ratio: float
     macs_ratio: float
@@ -24,11 +54,15 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one outcome changed. `index` counts from 0 and equals the index of the work whose outcome it was.
+    """What one outcome changed.
 
     Attributes:
-        key: Key of the work.
-        candidate: Figures of the candidate that was told, for an evaluation that did not diverge.
+        index: Counts from 0; equals the index of the work whose outcome it was.
+        key: Key of that work.
+        stage: The stage after the step.
+        works_expected: Works in all, as far as can be said now.
+        best: The smallest candidate inside delta so far.
+        candidate: The candidate that was told, if it was one and did not diverge.
         warnings: (reason in UPPER_SNAKE_CASE, message).
     """
 
@@ -43,64 +77,338 @@ class Step:
     warnings: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ResultFileContent:
-    """A file of the result folder: either its bytes, or the sha256 of content that the store already has."""
-
-    name: str
-    content: bytes | None
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of a session that found a model."""
-
-    inside_delta: bool
-    drop: float
-    params_ratio: float
-    macs_ratio: float
-    files: tuple[ResultFileContent, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of a session."""
-
-    source: str
-    delta: float
-    seed: int = 0
-    effort: Literal["quick", "normal", "deep"] = "normal"
-    accept: Literal["estimate", "strict"] = "estimate"
-    threads: int = 1
-
-
-class StateError(ValueError):
-    """A dumped state that this version cannot go on from; discard it and start again."""
-
-
 class Session:
-    """One search, from the original network to the certified result."""
+    """One search, from the original network to the certified result.
 
-    outcome: Finished | Failed | None
-    next_index: int
+    Attributes:
+        outcome: None while the search goes on.
+    """
 
     def __init__(self, request: Request) -> None:
         """Start a search."""
-
-    def ask(self) -> list[Work]:
-        """Every work that is wanted now and whose outcome has not been told, in proposal order."""
-        raise NotImplementedError
-
-    def tell(self, answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> Step:
-        """Apply the outcome of work number `next_index`."""
-        raise NotImplementedError
-
-    def dump(self) -> bytes:
-        """The whole state; `load` goes on from it with the same decisions."""
-        raise NotImplementedError
+        self.outcome: Finished | Failed | None = None
+        self._warnings: list[tuple[str, str]] = []
+        self._state = State(request)
+        question = Prepare(request.source, request.seed, request.threads)
+        self._push(question, "prepare", "the original network")
 
     @classmethod
     def load(cls, data: bytes) -> Session:
-        """A session that goes on from a dumped state; StateError when it cannot."""
-        raise NotImplementedError
+        """A session that goes on from a dumped state.
+
+        Raises:
+            StateError: The bytes are damaged or of another version; discard them and start again.
+        """
+        session = cls.__new__(cls)
+        session.outcome = None
+        session._warnings = []
+        session._state = state_module.load(data)
+        return session
+
+    def dump(self) -> bytes:
+        """The whole state; `load` goes on from it with the same decisions.
+
+        Raises:
+            StateError: The session has ended; its outcome is all that is left.
+        """
+        if self.outcome is not None:
+            return b""
+        return state_module.dump(self._state)
+
+    @property
+    def next_index(self) -> int:
+        """Index of the work whose outcome is told next."""
+        return self._state.pending[0].work.index if self._state.pending else self._state.asked
+
+    @property
+    def request(self) -> Request:
+        """What was asked of the session."""
+        return self._state.request
+
+    def ask(self) -> list[Work]:
+        """Every work that is wanted now and whose outcome has not been told, in proposal order."""
+        return [] if self.outcome is not None else [pending.work for pending in self._state.pending]
+
+    def tell(self, answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> Step:
+        """Apply the outcome of work number `next_index`.
+
+        Raises:
+            ValueError: No work is waiting for an outcome, or the outcome is of another kind.
+        """
+        if self.outcome is not None or not self._state.pending:
+            raise ValueError("no work is waiting for an outcome: the session has ended")
+        pending = self._state.pending.pop(0)
+        self._warnings = []
+        self.__dict__.pop("_standing", None)
+        candidate: Best | None = None
+        if isinstance(answer, Failed):
+            self.outcome = answer
+            summary = f"failed: {answer.message}"
+        else:
+            self._state.seconds += answer.seconds
+            candidate, summary = self._apply(pending, answer)
+            if self.outcome is None and not isinstance(answer, Judged):
+                self._advance()
+        return self._step(pending, candidate, summary)
+
+    # --- applying outcomes ---------------------------------------------------------------------------------
+
+    def _apply(self, pending: Pending, answer: Prepared | Surveyed | Evaluated | Judged) -> tuple[Best | None, str]:
+        kind = (pending.work.question.kind, answer.kind)
+        if kind not in (
+            ("prepare", "prepared"),
+            ("survey", "surveyed"),
+            ("evaluate", "evaluated"),
+            ("judge", "judged"),
+        ):
+            raise ValueError(f"work {pending.work.index} is of kind {kind[0]!r}, its outcome of kind {kind[1]!r}")
+        if isinstance(answer, Prepared):
+            return None, self._apply_prepared(answer)
+        if isinstance(answer, Surveyed):
+            self._state.surveys.append(answer)
+            self.__dict__.pop("_space", None)
+            return None, f"{answer.layer}: {len(answer.options)} forms"
+        if isinstance(answer, Evaluated):
+            return self._apply_evaluated(pending, answer)
+        return None, self._apply_judged(answer)
+
+    def _apply_prepared(self, answer: Prepared) -> str:
+        self._state.prepared = answer
+        if not answer.layers:
+            reasons = "; ".join(f"{name}: {why}" for name, why in answer.left_dense) or "it has no layers with weights"
+            self.outcome = Failed("USER_CODE", f"the network has no layer that can be compressed ({reasons})")
+        return f"original: {answer.baseline:.2f} {answer.metric}, {answer.total.params:,} params"
+
+    def _apply_evaluated(self, pending: Pending, answer: Evaluated) -> tuple[Best | None, str]:
+        question, prepared = pending.work.question, self._prepared
+        if not isinstance(question, Evaluate):
+            raise ValueError(f"work {pending.work.index} is no evaluation")
+        drop = None
+        if answer.score is not None:
+            loss = prepared.baseline - answer.score
+            drop = loss if prepared.higher_is_better else -loss
+        trial = Trial(
+            pending.work.index, pending.role, question.choices, pending.parent, question.epochs,
+            pending.lineage_epochs, answer.cost, drop, answer.divergence, answer.weights,
+        )  # fmt: skip
+        incumbent = self._standing.incumbent
+        self._state.trials.append(trial)
+        self._state.epochs += question.epochs
+        self.__dict__.pop("_standing", None)
+        if pending.role in ("move", "polish"):
+            self._cool(incumbent)
+        if drop is None:
+            self._warnings.append(("CANDIDATE_DIVERGED", f"candidate {trial.index} diverged while it was tuned"))
+            return None, f"{pending.work.subject}: diverged"
+        best = self._figures(trial.cost, drop)
+        return best, f"{pending.work.subject}: {best.params_ratio:.2f}x params at a drop of {drop:.2f}"
+
+    def _apply_judged(self, answer: Judged) -> str:
+        finals = [t for t in self._state.trials if t.role == "final" and t.weights is not None]
+        control = next(t for t in self._state.trials if t.role == "control")
+        finals.sort(key=lambda t: (t.cost.params, t.index))
+        finished = result.finish(self._state, self._prepared, finals, control, answer)
+        self.outcome = finished
+        self._state.stage = "done"
+        where = "inside" if finished.inside_delta else "outside"
+        return f"{finished.params_ratio:.2f}x params at a sealed drop of {finished.drop:.2f}, {where} delta"
+
+    def _cool(self, before: Trial | None) -> None:
+        """A step that brought nothing better was too long: the next ones are shorter."""
+        after = self._standing.incumbent
+        if (after.index if after else -1) == (before.index if before else -1):
+            self._state.step *= self._settings.cooling
+
+    # --- what comes next -----------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        state = self._state
+        if state.stage == "anneal":
+            self._anneal()
+        if state.pending:
+            return
+        if state.stage == "prepare":
+            state.stage = "survey"
+            for spec, _ in self._prepared.layers:
+                self._push_survey(spec.name)
+        elif state.stage == "survey":
+            state.stage = "explore"
+            self._push_all(propose.first(self._space, self._settings))
+        elif state.stage == "explore":
+            self._explore()
+        elif state.stage == "certify":
+            self._certify()
+        if not state.pending and self.outcome is None:
+            self._advance_past_nothing()
+
+    def _advance_past_nothing(self) -> None:
+        """Nothing was proposed: go to the next stage, or give up when no candidate survived."""
+        if self._state.stage in ("explore", "anneal") and self._standing.trials:
+            self._start_certify()
+        elif not self._standing.trials:
+            self.outcome = Failed("INTERNAL", "every candidate diverged; lower the recipe's learning rate")
+
+    def _explore(self) -> None:
+        state, settings = self._state, self._settings
+        if state.round == "first":
+            state.round = "keep"
+            self._push_all(propose.kept(self._standing, settings))
+        elif state.round == "keep":
+            state.round = "bracket"
+            self._push_all(propose.bracket(self._standing, settings))
+        if state.pending or not self._standing.trials:
+            return
+        state.stage, state.step = "anneal", settings.step
+        self._anneal()
+
+    def _anneal(self) -> None:
+        """Keep the window of proposals full until the moves are spent or the step has become too small.
+
+        The window slides by one for each outcome, never by arrival, so that proposal k depends on the outcomes up
+        to k - window alone.
+        """
+        state, settings = self._state, self._settings
+        while len(state.pending) < settings.window and state.moves < settings.moves:
+            if state.step < settings.least_step:
+                break
+            proposal = propose.move(self._standing, settings)
+            state.moves += 1
+            if proposal is not None:
+                self._push_all([proposal])
+                self.__dict__.pop("_standing", None)
+        if not state.pending:
+            self._start_certify()
+
+    def _start_certify(self) -> None:
+        state = self._state
+        state.stage = "certify"
+        proposals = propose.finalists(self._standing, self._settings)
+        epochs = max((p.parent.lineage_epochs if p.parent else 0) + p.epochs for p in proposals)
+        self._push_all([Proposal(self._space.dense, "control", None, epochs), *proposals])
+
+    def _certify(self) -> None:
+        state, prepared = self._state, self._prepared
+        finals = [t for t in state.trials if t.role == "final" and t.weights is not None]
+        control = next(t for t in state.trials if t.role == "control")
+        if not finals or control.weights is None:
+            self.outcome = Failed("INTERNAL", "every finalist diverged in its full tuning; lower the learning rate")
+            return
+        finals.sort(key=lambda t: (t.cost.params, t.index))
+        question = Judge(
+            state.request.source,
+            prepared.task,
+            tuple(Tuned(t.choices, t.weights) for t in finals if t.weights is not None),
+            Tuned(control.choices, control.weights),
+            state.request.threads,
+            state.request.seed,
+        )
+        self._push(question, "judge", f"{len(finals)} finalists on the sealed half")
+
+    # --- asking --------------------------------------------------------------------------------------------
+
+    def _push(
+        self,
+        question: Prepare | SurveyLayer | Evaluate | Judge,
+        role: Role,
+        subject: str,
+        *,
+        parent: int | None = None,
+        lineage_epochs: int = 0,
+    ) -> None:
+        state = self._state
+        state.pending.append(Pending(Work(state.asked, question, subject), role, parent, lineage_epochs))
+        state.asked += 1
+
+    def _push_survey(self, layer: str) -> None:
+        request, prepared = self._state.request, self._prepared
+        question = SurveyLayer(request.source, prepared.task, prepared.moments, layer, request.seed, request.threads)
+        self._push(question, "survey", layer)
+
+    def _push_all(self, proposals: list[Proposal]) -> None:
+        for proposal in proposals:
+            self._push_proposal(proposal)
+
+    def _push_proposal(self, proposal: Proposal) -> None:
+        state, request = self._state, self._state.request
+        parent = proposal.parent
+        start = Tuned(parent.choices, parent.weights) if parent and parent.weights else None
+        question = Evaluate(
+            source=request.source,
+            task=self._prepared.task,
+            choices=proposal.plan.choices,
+            factors=self._factors(proposal.plan),
+            parent=start,
+            epochs=proposal.epochs,
+            rate=proposal.rate,
+            seed=keyed_seed(request.seed, "tune", state.asked),
+            threads=request.threads,
+        )
+        cost = self._space.cost(proposal.plan)
+        subject = f"{proposal.role} {ratio(self._space.total.params, cost.params):.1f}x"
+        lineage = (parent.lineage_epochs if parent else 0) + proposal.epochs
+        self._push(question, proposal.role, subject, parent=parent.index if parent else None, lineage_epochs=lineage)
+
+    def _factors(self, plan: Plan) -> tuple[tuple[str, str, str], ...]:
+        stored = {survey.layer: dict(survey.factors) for survey in self._state.surveys}
+        return tuple(
+            (name, choice.format, stored[name][choice.format]) for name, choice in plan.items() if choice != DENSE
+        )
+
+    # --- views ---------------------------------------------------------------------------------------------
+
+    @property
+    def _settings(self) -> Settings:
+        return EFFORTS[self._state.request.effort]
+
+    @property
+    def _prepared(self) -> Prepared:
+        if self._state.prepared is None:
+            raise ValueError("the original has not been prepared yet")
+        return self._state.prepared
+
+    @cached_property
+    def _space(self) -> Space:
+        return Space.of(self._prepared, self._state.surveys)
+
+    @cached_property
+    def _standing(self) -> Standing:
+        return Standing(self._state, self._space)
+
+    def _figures(self, cost: Cost, drop: float) -> Best:
+        total = self._prepared.total
+        return Best(ratio(total.params, cost.params), ratio(total.macs, cost.macs), drop)
+
+    def _step(self, pending: Pending, candidate: Best | None, summary: str) -> Step:
+        state = self._state
+        done = pending.work.index + 1
+        best: Best | None = None
+        if state.stage in ("explore", "anneal", "certify", "done") and self._standing.incumbent:
+            incumbent = self._standing.incumbent
+            best = self._figures(incumbent.cost, incumbent.drop or 0.0)
+        return Step(
+            index=pending.work.index,
+            key=pending.work.key,
+            stage=state.stage,
+            summary=summary,
+            works_done=done,
+            works_expected=done + len(state.pending) + self._later(),
+            best=best,
+            candidate=candidate,
+            warnings=tuple(self._warnings),
+        )
+
+    def _later(self) -> int:
+        """Works that are still to be asked for, beyond the pending ones; an upper estimate."""
+        state, s = self._state, self._settings
+        layers = len(state.prepared.layers) if state.prepared else 0
+        rounds = {"first": s.kept + s.bracket, "keep": s.bracket, "bracket": 0}
+        certify = 2 + s.finalists
+        later: dict[StageName, int] = {
+            "prepare": layers + s.budgets + s.kept + s.bracket + s.moves + certify,
+            "survey": s.budgets + s.kept + s.bracket + s.moves + certify,
+            "explore": rounds[state.round] + s.moves + certify,
+            "anneal": max(0, s.moves - state.moves) + certify,
+            "certify": 0 if any(p.role == "judge" for p in state.pending) else 1,
+            "done": 0,
+        }
+        return later[state.stage] if self.outcome is None else 0

@@ -1,0 +1,164 @@
+"""What to try next: first budgets, the ones kept, the bracket around delta, annealing moves, finalists."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from diminuendo.engine.plan import Plan
+from diminuendo.engine.search import isotonic, moves
+from diminuendo.engine.search.path import at_most, path
+from diminuendo.engine.search.rng import keyed
+from diminuendo.engine.search.settings import Settings
+from diminuendo.engine.search.space import Space
+from diminuendo.engine.search.standing import Standing
+from diminuendo.engine.search.state import Role, Trial
+
+FAR = 0.3
+"""How far beyond today's crossing of delta, in log params, more tuning is expected to reach."""
+
+STRIDES = (1.0, 0.5, 1.6)
+"""Steps of successive annealing proposals, relative to the session's step."""
+
+NEAR = 2.0
+"""A candidate outside delta is worth more tuning up to this multiple of delta."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate to evaluate.
+
+    Attributes:
+        parent: The trial whose tuned weights it starts from; None: the stored factors.
+        rate: Peak learning rate, relative to the recipe's.
+    """
+
+    plan: Plan
+    role: Role
+    parent: Trial | None
+    epochs: int
+    rate: float = 1.0
+
+
+def first(space: Space, settings: Settings) -> list[Proposal]:
+    """Plans of the multiplier path, log-spaced in params, from the stored factors."""
+    points = path(space)
+    mildest = min(space.total.params / settings.least_ratio, points[0].params)
+    smallest = max(1, points[-1].params)
+    span = math.log(max(mildest / smallest, 1.0))
+    count = settings.budgets
+    targets = [mildest * math.exp(-span * i / max(1, count - 1)) for i in range(count)]
+    plans = dict.fromkeys(at_most(points, target).plan for target in targets)
+    return [Proposal(plan, "first", None, settings.first_epochs) for plan in plans]
+
+
+def kept(standing: Standing, settings: Settings) -> list[Proposal]:
+    """The candidates nearest to where more tuning may bring delta, tuned further."""
+    delta, total = standing.state.request.delta, standing.space.total.params
+    trials = standing.trials
+    if not trials:
+        return []
+    ratio = {t.index: math.log(total / t.cost.params) for t in trials}
+    drops = isotonic.fit([ratio[t.index] for t in trials], [standing.estimates[t.index] for t in trials])
+    crossing = drops.crossing(delta)
+    aim = min(ratio.values()) if crossing is None else min(crossing + FAR, max(ratio.values()))
+    near = sorted(trials, key=lambda t: (abs(ratio[t.index] - aim), t.index))[: settings.kept]
+    return [Proposal(Plan(t.choices), "keep", t, settings.kept_epochs) for t in sorted(near, key=lambda t: t.index)]
+
+
+def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
+    """Sizes between the smallest candidate inside delta and the next one outside, from the former's weights."""
+    inside = standing.incumbent
+    parent = inside or standing.nearest
+    if parent is None:
+        return []
+    if inside:
+        beyond = [t.cost.params for t in standing.trials if t.cost.params < inside.cost.params]
+        dear, cheap = inside.cost.params, max(beyond, default=inside.cost.params // 2)
+    else:
+        dear, cheap = standing.space.total.params, parent.cost.params
+    span = math.log(dear / max(1, cheap))
+    proposals: list[Proposal] = []
+    avoid = standing.known
+    for i in range(settings.bracket):
+        target = dear * math.exp(-span * (i + 1) / settings.bracket)
+        rng = keyed(standing.state.request.seed, "bracket", i)
+        plan = moves.anneal(
+            standing.surrogate,
+            Plan(parent.choices),
+            int(target),
+            moves=settings.surrogate_moves,
+            rng=rng,
+            avoid=avoid,
+        )
+        if plan is not None:
+            avoid = avoid | {plan.key()}
+            proposals.append(Proposal(plan, "bracket", parent, settings.bracket_epochs))
+    return proposals
+
+
+def move(standing: Standing, settings: Settings) -> Proposal | None:
+    """One annealing proposal: every third one gives a near miss more tuning, the others shrink the best.
+
+    Returns:
+        None when nothing new can be proposed.
+    """
+    state = standing.state
+    base = standing.incumbent or standing.nearest
+    if base is None:
+        return None
+    if state.moves % 3 == 2:
+        again = _near_miss(standing, base)
+        if again is not None:
+            return Proposal(Plan(again.choices), "polish", again, settings.move_epochs)
+    direction = -1.0 if standing.incumbent else 1.0
+    stride = state.step * STRIDES[state.moves % len(STRIDES)]
+    target = int(base.cost.params * math.exp(direction * stride))
+    plan = moves.anneal(
+        standing.surrogate,
+        Plan(base.choices),
+        min(target, standing.space.total.params),
+        moves=settings.surrogate_moves,
+        rng=keyed(state.request.seed, "move", state.moves),
+        avoid=standing.known,
+    )
+    return None if plan is None else Proposal(plan, "move", base, settings.move_epochs)
+
+
+def _near_miss(standing: Standing, base: Trial) -> Trial | None:
+    """The most promising candidate that is smaller than the best, just outside delta, and not tuned again yet."""
+    delta = standing.state.request.delta
+    parents = {t.parent for t in standing.state.trials if t.role in ("polish", "keep", "final")}
+    parents |= {p.parent for p in standing.state.pending}
+    misses = [
+        t
+        for t in standing.trials
+        if t.weights is not None
+        and t.index not in parents
+        and (t.cost.params < base.cost.params or standing.incumbent is None)
+        and delta < max(standing.estimates[t.index], t.drop or 0.0) <= NEAR * delta
+    ]
+    return min(misses, key=lambda t: (standing.estimates[t.index], t.cost.params, t.index), default=None)
+
+
+def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
+    """Candidates to tune in full: the smallest inside delta, then more cautious ones.
+
+    The sealed half may disagree with the search half by chance; each further finalist keeps a wider distance to
+    delta, so that the first that holds on the sealed half can be had without searching again.
+    """
+    delta = standing.state.request.delta
+    chosen: list[Trial] = []
+    for rank in range(settings.finalists):
+        limit = delta * (1.0 - rank / settings.finalists)
+        larger = chosen[-1].cost.params if chosen else 0
+        fitting = [t for t in standing.trials if standing.inside(t, limit) and t.cost.params > larger]
+        if fitting:
+            chosen.append(min(fitting, key=lambda t: (t.cost.params, standing.estimates[t.index], t.index)))
+    if not chosen:
+        order = sorted(standing.trials, key=lambda t: (standing.estimates[t.index], t.cost.params, t.index))
+        plans: dict[str, Trial] = {}
+        for trial in order:
+            plans.setdefault(Plan(trial.choices).key(), trial)
+        chosen = sorted(list(plans.values())[: settings.finalists], key=lambda t: t.cost.params)
+    return [Proposal(Plan(t.choices), "final", t, settings.final_epochs) for t in chosen]

@@ -1,0 +1,66 @@
+"""How the candidates stand: estimates of their drops, who is inside delta, and the surrogate behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from diminuendo.engine.plan import Plan
+from diminuendo.engine.search.space import Space
+from diminuendo.engine.search.state import State, Trial
+from diminuendo.engine.search.surrogate import Observation, Surrogate
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A view of the trials told so far; made anew after each outcome."""
+
+    state: State
+    space: Space
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """Candidates that were scored, without the dense control, in proposal order."""
+        return [t for t in self.state.trials if t.drop is not None and t.role != "control"]
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """Fitted to every scored candidate; needs at least one."""
+        seen = [
+            Observation(Plan(t.choices), t.divergence, t.drop)
+            for t in self.trials
+            if t.drop is not None and t.divergence is not None
+        ]
+        return Surrogate.fit(self.space, seen)
+
+    @cached_property
+    def estimates(self) -> dict[int, float]:
+        """Drop of every scored candidate in points, steadied by its divergence, by work index."""
+        return {
+            t.index: self.surrogate.steadied(t.drop, t.divergence)
+            for t in self.trials
+            if t.drop is not None and t.divergence is not None
+        }
+
+    def inside(self, trial: Trial, delta: float) -> bool:
+        """Whether a candidate is inside a tolerance, as measured and as estimated."""
+        return trial.drop is not None and trial.drop <= delta and self.estimates[trial.index] <= delta
+
+    @cached_property
+    def incumbent(self) -> Trial | None:
+        """The smallest candidate inside delta; of equal ones the one with the lowest estimate."""
+        delta = self.state.request.delta
+        inside = [t for t in self.trials if self.inside(t, delta)]
+        return min(inside, key=lambda t: (t.cost.params, self.estimates[t.index], t.index), default=None)
+
+    @cached_property
+    def nearest(self) -> Trial | None:
+        """The candidate with the lowest estimate, for when none is inside."""
+        return min(self.trials, key=lambda t: (self.estimates[t.index], t.cost.params, t.index), default=None)
+
+    @cached_property
+    def known(self) -> set[str]:
+        """Keys of the plans that were tried or are being tried."""
+        plans = [t.choices for t in self.state.trials]
+        plans += [p.work.question.choices for p in self.state.pending if p.work.question.kind == "evaluate"]
+        return {Plan(choices).key() for choices in plans}

@@ -1,0 +1,123 @@
+"""The session's whole state as plain data, and its bytes."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from diminuendo.engine.cost import Cost
+from diminuendo.engine.search.settings import EffortName
+from diminuendo.engine.search.work import Choices, Prepared, Surveyed, Work
+
+STATE_VERSION = 1
+
+StageName = Literal["prepare", "survey", "explore", "anneal", "certify", "done"]
+Role = Literal["prepare", "survey", "first", "keep", "bracket", "move", "polish", "final", "control", "judge"]
+
+
+class StateError(ValueError):
+    """A dumped state that this version cannot go on from; discard it and start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a session.
+
+    Attributes:
+        source: Where network and data come from, e.g. ``zoo:digits``.
+        delta: Tolerance, in points of the metric.
+        threads: Threads of every evaluation; part of the numerics, hence of the decisions.
+    """
+
+    source: str
+    delta: float
+    seed: int = 0
+    effort: EffortName = "normal"
+    accept: Literal["estimate", "strict"] = "estimate"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A work that was asked for and not told.
+
+    Attributes:
+        parent: Work index of the trial that it starts from.
+        lineage_epochs: Epochs of tuning that its weights will have had, its ancestors' included.
+    """
+
+    work: Work
+    role: Role
+    parent: int | None = None
+    lineage_epochs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A tuned candidate. One that diverged has no drop, no divergence and no weights."""
+
+    index: int
+    role: Role
+    choices: Choices
+    parent: int | None
+    epochs: int
+    lineage_epochs: int
+    cost: Cost
+    drop: float | None
+    divergence: float | None
+    weights: str | None
+
+
+@dataclass
+class State:
+    """Everything that a session knows.
+
+    Attributes:
+        pending: Asked and not told, in proposal order; the first one is told next.
+        asked: Works asked so far; the index of the next one.
+        round: Which round of exploration is under way.
+        step: Step of the annealing, in log params.
+        moves: Annealing proposals made so far.
+        epochs: Epochs of fine-tuning so far.
+        seconds: Evaluator seconds so far; reported only.
+    """
+
+    request: Request
+    stage: StageName = "prepare"
+    prepared: Prepared | None = None
+    surveys: list[Surveyed] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+    asked: int = 0
+    trials: list[Trial] = field(default_factory=list)
+    round: Literal["first", "keep", "bracket"] = "first"
+    step: float = 0.0
+    moves: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+    version: int = STATE_VERSION
+
+
+_ADAPTER: TypeAdapter[State] = TypeAdapter(State)
+
+
+def dump(state: State) -> bytes:
+    """The state's bytes: zlib over JSON."""
+    return zlib.compress(_ADAPTER.dump_json(state), level=6)
+
+
+def load(data: bytes) -> State:
+    """The state back.
+
+    Raises:
+        StateError: The bytes are damaged or of another version.
+    """
+    try:
+        state = _ADAPTER.validate_json(zlib.decompress(data))
+    except (zlib.error, ValidationError) as error:
+        raise StateError(f"the search state cannot be read ({type(error).__name__}); start the search again") from error
+    if state.version != STATE_VERSION:
+        raise StateError(f"the search state has version {state.version}, this engine reads {STATE_VERSION}")
+    return state
