@@ -1,0 +1,77 @@
+"""How every service is configured: flags over environment over defaults; unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from diminuendo.services.common.errors import StartError
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogStyle = Literal["auto", "json", "console"]
+
+
+class ServiceSettings(BaseSettings):
+    """Base of a service's settings.
+
+    A subclass sets its own prefix, e.g. ``SettingsConfigDict(env_prefix="DIMINUENDO_CONDUCTOR_")``; its field
+    ``port`` then comes from the flag, else from ``DIMINUENDO_CONDUCTOR_PORT``, else from its default. The log
+    settings are one for all services: ``DIMINUENDO_LOG_LEVEL``, ``DIMINUENDO_LOG_STYLE``.
+
+    Attributes:
+        log_level: The least severe log line that is written.
+        log_style: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DIMINUENDO_", extra="forbid", frozen=True, validate_by_name=True)
+
+    log_level: LogLevel = Field("info", validation_alias="DIMINUENDO_LOG_LEVEL")
+    log_style: LogStyle = Field("auto", validation_alias="DIMINUENDO_LOG_STYLE")
+
+    @classmethod
+    def load(cls, **flags: object) -> Self:
+        """Settings from flags (None: not given), the environment and the defaults.
+
+        Raises:
+            StartError: A key is unknown or a value is not acceptable; one line with key, value and remedy.
+        """
+        cls._refuse_unknown_environment()
+        try:
+            return cls(**{key: value for key, value in flags.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise StartError("; ".join(cls._explain(dict(e)) for e in error.errors())) from None
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """The environment variable of a field."""
+        alias = cls.model_fields[name].validation_alias
+        return alias if isinstance(alias, str) else f"{cls.model_config.get('env_prefix', '')}{name}".upper()
+
+    @classmethod
+    def _refuse_unknown_environment(cls) -> None:
+        prefix = cls.model_config.get("env_prefix", "")
+        known = {cls.key(name) for name in cls.model_fields} | {f"{prefix}{n}".upper() for n in cls.model_fields}
+        for key in sorted(os.environ):
+            # A bare DIMINUENDO_ prefix is everybody's: only keys of a prefix of one's own can be judged.
+            if prefix == "DIMINUENDO_" or not key.upper().startswith(prefix) or key.upper() in known:
+                continue
+            near = difflib.get_close_matches(key.upper(), sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            raise StartError(f"environment variable {key}={os.environ[key]!r} is no setting; {hint}")
+
+    @classmethod
+    def _explain(cls, problem: dict[str, object]) -> str:
+        location = problem.get("loc")
+        name = str(location[0]) if isinstance(location, tuple) and location else "settings"
+        field = next((n for n in cls.model_fields if name in (n, cls.key(n))), None)
+        if problem.get("type") == "extra_forbidden" or field is None:
+            near = difflib.get_close_matches(name, sorted(cls.model_fields), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(cls.model_fields))}"
+            return f"{name}={problem.get('input')!r} is no setting; {hint}"
+        text = str(problem.get("msg")).removeprefix("Value error, ").replace("Input", "it", 1)
+        option = field.replace("_", "-")
+        return f"{field}={problem.get('input')!r} cannot be used: {text}; set --{option} or {cls.key(field)}"
