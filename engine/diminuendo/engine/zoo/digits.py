@@ -34,7 +34,7 @@ class Block(nn.Module):
     """Two 3x3 convolutions with BatchNorm and a shortcut (He et al. 2016, the basic block)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """A block that narrows the image by `stride`; the shortcut is a 1x1 convolution where shapes change."""
+        """Narrow the image by `stride`; the shortcut is a 1x1 convolution where shapes change."""
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
@@ -90,8 +90,8 @@ def network() -> DigitsNet:
 def data() -> tuple[Samples, Samples]:
     """997 training and 800 evaluation images, (N, 1, 8, 8) float32 normalised, and their (N,) int64 classes.
 
-    The split is fixed and stratified: images are ordered by class and, within a class, by a hash of their number,
-    and evenly spaced ones of that order are for evaluation. It depends on no library's random numbers.
+    The split is fixed and stratified: images are ordered by class and, within a class, by a hash of their
+    number; evenly spaced ones of that order are for evaluation. It depends on no library's random numbers.
     """
     from sklearn.datasets import load_digits
 

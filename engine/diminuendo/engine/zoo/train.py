@@ -61,10 +61,8 @@ def train(model: nn.Module, samples: Samples, *, seed: int = 0, epochs: int = EP
     model.train()
     step = 0
     for _ in range(epochs):
-        for index in torch.randperm(len(samples), generator=generator).split(BATCH_SIZE):
-            rate = (
-                step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
-            )
+        for index in torch.split(torch.randperm(len(samples), generator=generator), BATCH_SIZE):
+            rate = step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
             for group in optimizer.param_groups:
                 group["lr"] = PEAK_RATE * rate
             batch = samples.take(index)
@@ -109,8 +107,8 @@ def main(
     path = out or Path(f"{name}.safetensors")
     path.write_bytes(save_safetensors({key: value.contiguous() for key, value in state.items()}))
     typer.echo(
-        f"{name}: {accuracy(model, training):.2f} % on the {len(training)} images it was trained on, "
-        f"{accuracy(model, evaluation):.2f} % on {len(evaluation)} others; seed {seed}, {epochs} epochs: {path}"
+        f"{name}: {accuracy(model, evaluation):.2f} % on {len(evaluation)} images it was not trained on, "
+        f"{accuracy(model, training):.2f} % on the {len(training)} it was; seed {seed}, {epochs} epochs: {path}"
     )
 
 
