@@ -1,0 +1,132 @@
+"""The Python SDK: submit jobs to a Diminuendo server, follow them, fetch their results.
+
+    from diminuendo.client import Client
+
+    with Client("127.0.0.1:50300") as client:
+        job = client.submit("zoo:digits", delta=1.0)
+        info = job.wait()
+        print(info.result.params_ratio, job.download("results/digits"))
+
+Names are imported when first used, so that `diminuendo --help` needs no gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diminuendo.client.client import Client
+    from diminuendo.client.config import ClientConfig, RetryPolicy
+    from diminuendo.client.errors import (
+        AlreadyExistsError,
+        DiminuendoError,
+        DownloadError,
+        FailedPreconditionError,
+        FolderNotEmptyError,
+        InvalidArgumentError,
+        NotFoundError,
+        ServerError,
+        ServerUnavailableError,
+        Violation,
+        WaitTimeoutError,
+    )
+    from diminuendo.client.job import Job
+    from diminuendo.client.types import (
+        Candidate,
+        EvaluationFinished,
+        Event,
+        Failure,
+        JobInfo,
+        JobState,
+        Leased,
+        Progress,
+        Result,
+        ResultFile,
+        Stage,
+        StateChanged,
+        StepCommitted,
+        WarningRaised,
+    )
+
+_HOMES = {
+    "client": ("Client",),
+    "config": ("ClientConfig", "RetryPolicy"),
+    "errors": (
+        "AlreadyExistsError",
+        "DiminuendoError",
+        "DownloadError",
+        "FailedPreconditionError",
+        "FolderNotEmptyError",
+        "InvalidArgumentError",
+        "NotFoundError",
+        "ServerError",
+        "ServerUnavailableError",
+        "Violation",
+        "WaitTimeoutError",
+    ),
+    "job": ("Job",),
+    "types": (
+        "Candidate",
+        "EvaluationFinished",
+        "Event",
+        "Failure",
+        "JobInfo",
+        "JobState",
+        "Leased",
+        "Progress",
+        "Result",
+        "ResultFile",
+        "Stage",
+        "StateChanged",
+        "StepCommitted",
+        "WarningRaised",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AlreadyExistsError",
+    "Candidate",
+    "Client",
+    "ClientConfig",
+    "DiminuendoError",
+    "DownloadError",
+    "EvaluationFinished",
+    "Event",
+    "FailedPreconditionError",
+    "Failure",
+    "FolderNotEmptyError",
+    "InvalidArgumentError",
+    "Job",
+    "JobInfo",
+    "JobState",
+    "Leased",
+    "NotFoundError",
+    "Progress",
+    "Result",
+    "ResultFile",
+    "RetryPolicy",
+    "ServerError",
+    "ServerUnavailableError",
+    "Stage",
+    "StateChanged",
+    "StepCommitted",
+    "Violation",
+    "WaitTimeoutError",
+    "WarningRaised",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted(__all__)

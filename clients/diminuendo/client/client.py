@@ -1,0 +1,149 @@
+"""The client: one connection to one server, and the jobs on it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+
+from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+
+from diminuendo.client import convert
+from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
+from diminuendo.client.errors import InvalidArgumentError
+from diminuendo.client.job import Job
+from diminuendo.client.rpc import Connection
+from diminuendo.client.types import Accept, Effort, JobInfo, JobState
+
+_JOB_NAME = re.compile(r"projects/[^/\s]+/jobs/[^/\s]+")
+
+
+class Client:
+    """Talks to one Diminuendo server. Safe to use from several threads; a context manager.
+
+    >>> with Client() as client:                                # doctest: +SKIP
+    ...     job = client.submit("zoo:digits", delta=1.0)
+    ...     print(job.wait().result.params_ratio)
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        project: str = "default",
+        timeout_s: float = 10.0,
+        config: ClientConfig | None = None,
+    ) -> None:
+        """Make a client; nothing is sent before the first call.
+
+        Args:
+            target: ``HOST:PORT`` of the server.
+            project: The project that jobs are submitted to and listed from.
+            timeout_s: Deadline of a call, its retries included; ignored when `config` is given.
+            config: Every other setting.
+        """
+        if not re.fullmatch(r"\S+:\d+", target):
+            raise InvalidArgumentError.of("server", f"{target!r} is not HOST:PORT; give {DEFAULT_TARGET}, say")
+        self.project = project
+        self._connection = Connection(target, config or ClientConfig(timeout_s=timeout_s))
+        self._stub = job_service_pb2_grpc.JobServiceStub(self._connection.channel)
+
+    @property
+    def target(self) -> str:
+        """``HOST:PORT`` of the server."""
+        return self._connection.target
+
+    def __enter__(self) -> Client:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; jobs go on."""
+        self._connection.close()
+
+    def submit(
+        self,
+        source: str = "zoo:digits",
+        *,
+        delta: float = 1.0,
+        effort: Effort = "normal",
+        accept: Accept = "estimate",
+        seed: int = 0,
+        job_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Job:
+        """Store a job durably and queue it.
+
+        Args:
+            source: ``zoo:NAME``.
+            delta: The largest loss of the metric, in points, over 0 and up to 100.
+            effort: How much searching is done: quick, normal or deep.
+            accept: What must be inside delta: the estimate of the drop, or (strict) its 95 % upper bound.
+            seed: Seed of every random choice.
+            job_id: Last component of the job's name; None lets the server choose.
+            labels: Free labels.
+            request_id: The same one again returns the same job; None makes one, so that the client's own
+                retries are safe.
+            timeout_s: Deadline; None for the client's.
+
+        Raises:
+            InvalidArgumentError: A field is wrong.
+            AlreadyExistsError: The job_id is taken, or the request_id was used with another content.
+            ServerUnavailableError: Nobody answers.
+        """
+        spec = convert.job_spec(source, delta=delta, effort=effort, accept=accept, seed=seed)
+        request = job_service_pb2.CreateJobRequest(
+            parent=f"projects/{self.project}",
+            job_id=job_id or "",
+            job=job_pb2.Job(spec=spec, labels=labels or {}),
+            request_id=request_id or uuid.uuid4().hex,
+        )
+        created = self._connection.call(self._stub.CreateJob, request, timeout_s=timeout_s)
+        return Job(self._connection, created.name)
+
+    def job(self, name_or_id: str) -> Job:
+        """A handle on a job, by name or by id in the client's project; nothing is sent."""
+        return Job(self._connection, self._job_name(name_or_id))
+
+    def get(self, name_or_id: str, *, timeout_s: float | None = None) -> JobInfo:
+        """The job as the server knows it now; NotFoundError when there is none."""
+        return self.job(name_or_id).info(timeout_s=timeout_s)
+
+    def cancel(self, name_or_id: str, *, timeout_s: float | None = None) -> JobInfo:
+        """Ask for a job's end; see `Job.cancel`."""
+        return self.job(name_or_id).cancel(timeout_s=timeout_s)
+
+    def list(self, *, states: Iterable[JobState] = (), project: str | None = None) -> Iterator[JobInfo]:
+        """Jobs, newest first, fetched page by page as they are consumed.
+
+        Args:
+            states: Only jobs in one of these; empty for all.
+            project: Another project than the client's; ``-`` for all.
+        """
+        request = job_service_pb2.ListJobsRequest(
+            parent=f"projects/{self.project if project is None else project}",
+            page_size=self._connection.config.page_size,
+            states=[convert.state_number(state) for state in states],
+        )
+        while True:
+            page = self._connection.call(self._stub.ListJobs, request)
+            yield from map(convert.job_info, page.jobs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _job_name(self, name_or_id: str) -> str:
+        if _JOB_NAME.fullmatch(name_or_id):
+            return name_or_id
+        if not name_or_id or re.search(r"[/\s]", name_or_id):
+            raise InvalidArgumentError.of("name", f"{name_or_id!r} is neither a job's id nor projects/PROJECT/jobs/JOB")
+        return f"projects/{self.project}/jobs/{name_or_id}"

@@ -1,0 +1,171 @@
+"""The live view on a terminal: a fixed number of lines, redrawn in place, steady from 60 columns up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import TracebackType
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from diminuendo.client.display import text
+from diminuendo.client.display.view import View, advance
+from diminuendo.client.types import EvaluationFinished, Event, JobState
+
+_ROWS = 6
+_WIDE = 100
+_STYLES = {
+    JobState.QUEUED: "yellow",
+    JobState.RUNNING: "cyan",
+    JobState.CANCELLING: "yellow",
+    JobState.CANCELLED: "magenta",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+}
+
+
+class Frame:
+    """Draws one view; the clock goes on between events."""
+
+    def __init__(self, view: View, *, rows: int = _ROWS, now: Callable[[], datetime] | None = None) -> None:
+        """Draw `view` with this many lines for evaluations."""
+        self.view = view
+        self._rows = rows
+        self._now = now or (lambda: datetime.now(UTC))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The frame at the console's present width."""
+        width = options.max_width
+        parts: list[RenderableType] = [self._head(), self._bar(), self._best()]
+        parts += [Text(), self._evaluations(width), self._foot()]
+        yield Group(*parts)
+
+    def _head(self) -> RenderableType:
+        view = self.view
+        row = _row("left", "right", flexible=0)
+        row.add_row(
+            Text(view.title, style="bold"),
+            Text.assemble(
+                (view.state.value, _STYLES.get(view.state, "")), "  ", text.clock(view.elapsed_s(self._now()))
+            ),
+        )
+        return row
+
+    def _bar(self) -> RenderableType:
+        progress = self.view.progress
+        row = _row("left", "left", "right", flexible=1)
+        total = max(progress.works_expected, progress.works_done, 1)
+        done = total if self.view.state is JobState.SUCCEEDED else progress.works_done
+        works = f"{progress.works_done} of {progress.works_expected} works" if progress.works_expected else ""
+        row.add_row(
+            Text(f"{progress.stage.value or 'queued':<8}"),
+            ProgressBar(total=total, completed=done),
+            Text(works),
+        )
+        return row
+
+    def _best(self) -> RenderableType:
+        style = "green" if self.view.best else "dim"
+        return Text.assemble("best      ", (text.best_line(self.view.best, self.view.delta), style))
+
+    def _evaluations(self, width: int) -> RenderableType:
+        """The last evaluations, newest last, padded so that the frame keeps its height."""
+        wide = width >= _WIDE
+        table = Table(box=None, expand=True, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("#", justify="right", width=4)
+        table.add_column("kind", width=8, no_wrap=True)
+        table.add_column("subject", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("epochs", justify="right", width=6)
+        table.add_column("params", justify="right", width=7)
+        if wide:
+            table.add_column("MACs", justify="right", width=7)
+        table.add_column("drop", justify="right", width=6)
+        table.add_column("time", justify="right", width=8 if wide else 7)
+        table.add_column("by", width=20 if wide else 6, no_wrap=True, overflow="ellipsis")
+        shown = self.view.recent[-self._rows :]
+        for done in shown:
+            table.add_row(*_cells(done, wide=wide))
+        for _ in range(self._rows - len(shown)):
+            table.add_row("")
+        return table
+
+    def _foot(self) -> RenderableType:
+        """One line: trouble, the last warning, or what is going on."""
+        view = self.view
+        if view.trouble:
+            return Text(text.one_line(view.trouble), style="red", no_wrap=True, overflow="ellipsis")
+        if view.warnings and not view.state.final:
+            warning = view.warnings[-1]
+            line = f"warning {warning.reason}: {text.one_line(warning.message)}"
+            return Text(line, style="yellow", no_wrap=True, overflow="ellipsis")
+        line = view.note or text.one_line(view.reason if view.state.final else view.summary)
+        return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _row(*justify: str, flexible: int) -> Table:
+    """A line of cells across the whole width, one of which takes what is left."""
+    row = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    for index, side in enumerate(justify):
+        row.add_column(
+            justify="right" if side == "right" else "left",
+            ratio=1 if index == flexible else None,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    return row
+
+
+def _cells(done: EvaluationFinished, *, wide: bool) -> list[RenderableType]:
+    candidate = done.candidate
+    figures = ["", ""] if candidate is None else [text.times(candidate.params_ratio), text.points(candidate.drop)]
+    if candidate is None and done.kind == "evaluate":
+        figures = ["diverged", ""]
+    cells = [str(done.index), done.kind, text.one_line(done.subject), text.epochs(done), figures[0]]
+    if wide:
+        cells.append("" if candidate is None else text.times(candidate.macs_ratio))
+    cells += [figures[1], text.took(done), done.evaluator if wide else _short(done.evaluator)]
+    return [Text(cell) for cell in cells]
+
+
+def _short(evaluator: str) -> str:
+    """The end of an evaluator's name, where names differ: ``…r-1``."""
+    return evaluator if len(evaluator) <= 6 else "…" + evaluator[-5:]
+
+
+class LiveDisplay:
+    """Shows a job in place on a terminal; a context manager. Its last frame stays on the screen."""
+
+    def __init__(self, console: Console, view: View) -> None:
+        """Show `view` on the console."""
+        self.view = view
+        rows = max(1, min(_ROWS, console.height - 7))
+        self._frame = Frame(view, rows=rows)
+        self._live = Live(self._frame, console=console, refresh_per_second=4, vertical_overflow="crop")
+
+    def __enter__(self) -> LiveDisplay:
+        """Start drawing."""
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Draw a last time and let go of the terminal."""
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Draw the job after this event."""
+        self._set(advance(self.view, event))
+
+    def say(self, *, note: str = "", trouble: str = "") -> None:
+        """Show a note until the next event."""
+        self._set(replace(self.view, note=note or self.view.note, trouble=trouble))
+
+    def _set(self, view: View) -> None:
+        self.view = view
+        self._frame.view = view

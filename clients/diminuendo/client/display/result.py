@@ -1,0 +1,114 @@
+"""The tables of a result: original against compressed, then the plan layer by layer."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diminuendo.client.display import text
+from diminuendo.client.display.folder import Certificate, ResultFolder
+
+
+def show_result(console: Console, result: ResultFolder) -> None:
+    """Print everything that a person wants to know of a result, apart from the folder's line."""
+    console.print()
+    console.print(comparison(result))
+    console.print()
+    for line in verdict(result.certificate):
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"times measured on {text.one_line(result.machine)}", style="dim"), soft_wrap=True)
+    console.print()
+    console.print(layers(result))
+    for name, reason in result.left_dense.items():
+        console.print(Text(f"{name} was left as it is: {text.one_line(reason)}", style="dim"), soft_wrap=True)
+    console.print()
+
+
+def comparison(result: ResultFolder) -> Table:
+    """Original, compressed and ratio of every figure."""
+    certificate, old, new = result.certificate, result.original, result.compressed
+    table = _table()
+    table.add_column(Text(result.source), no_wrap=True)
+    for name in ("original", "compressed", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(
+        f"{certificate.metric}, sealed half",
+        text.points(certificate.original),
+        text.points(certificate.compressed),
+        f"drop {text.points(certificate.drop)}",
+    )
+    rows = (
+        ("params", old.params, new.params, "{:,}"),
+        ("size", old.size_mb, new.size_mb, "{:.3f} MB"),
+        ("MACs", old.macs, new.macs, "{:,}"),
+        ("memory", old.memory_mb, new.memory_mb, "{:.3f} MB"),
+        ("time", old.time_ms, new.time_ms, "{:.3f} ms"),
+    )
+    for name, before, after, form in rows:
+        table.add_row(name, form.format(before), form.format(after), _ratio(before, after))
+    return table
+
+
+def verdict(certificate: Certificate) -> list[Text]:
+    """Whether the result is inside delta, why, and what the dense control says."""
+    low, high = certificate.drop_ci
+    judged = "95 % upper bound" if certificate.accept == "strict" else "estimate"
+    word, style = ("inside", "bold green") if certificate.inside_delta else ("NOT inside", "bold yellow")
+    lines = [
+        Text.assemble(
+            (f"{word} delta {certificate.delta:g}", style),
+            f": drop {text.points(certificate.drop)} points, 95 % interval"
+            f" [{text.points(low)}, {text.points(high)}],"
+            f" on {certificate.sealed_samples:,} sealed samples (judged by the {judged})",
+        )
+    ]
+    if not certificate.inside_delta:
+        lines.append(Text("nothing inside delta was found: this is the nearest; try a larger delta or effort"))
+    if certificate.control is not None:
+        control = certificate.control
+        lines.append(
+            Text(
+                f"dense control: the original with the same tuning ({control.epochs:g} epochs) scores"
+                f" {text.points(control.score)}, drop {text.points(control.drop)}"
+            )
+        )
+    lines.append(
+        Text(
+            f"{certificate.evaluations:,} evaluations, {certificate.epochs:g} epochs of tuning,"
+            f" {text.clock(certificate.seconds)} in all, seed {certificate.seed}",
+            style="dim",
+        )
+    )
+    return lines
+
+
+def layers(result: ResultFolder) -> Table:
+    """The plan: every layer's form, and its params before and after."""
+    table = _table()
+    table.add_column("layer", no_wrap=True, overflow="ellipsis")
+    table.add_column("form", no_wrap=True)
+    for name in ("params", "after", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, form in result.forms.items():
+        before = result.original.layer_params.get(name)
+        after = result.compressed.layer_params.get(name)
+        style = "dim" if form == "dense" else ""
+        known = before is not None and after is not None
+        table.add_row(
+            Text(name),
+            Text(form),
+            "" if before is None else f"{before:,}",
+            "" if after is None else f"{after:,}",
+            _ratio(before, after) if known and before is not None and after is not None else "",
+            style=style,
+        )
+    return table
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+
+
+def _ratio(before: float, after: float) -> str:
+    return text.times(before / after) if after > 0 else "-"

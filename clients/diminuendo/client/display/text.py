@@ -1,0 +1,45 @@
+"""Numbers and words as people read them, shared by every display."""
+
+from __future__ import annotations
+
+from diminuendo.client.types import Candidate, EvaluationFinished
+
+
+def clock(seconds: float) -> str:
+    """``0:07``, ``12:34``, ``1:02:03``."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def times(ratio: float) -> str:
+    """A ratio of original to compressed: ``7.92x``."""
+    return f"{ratio:.2f}x" if ratio < 1000 else f"{ratio:.0f}x"
+
+
+def points(value: float) -> str:
+    """Points of a metric, without a negative zero: ``0.62``."""
+    return f"{value + 0.0:.2f}" if round(value, 2) else "0.00"
+
+
+def best_line(best: Candidate | None, delta: float | None) -> str:
+    """The best candidate so far against delta, in words."""
+    if best is None:
+        return "nothing inside delta yet"
+    allowed = "" if delta is None else f" of {delta:g}"
+    return f"{times(best.params_ratio)} params, {times(best.macs_ratio)} MACs, drop {points(best.drop)}{allowed}"
+
+
+def took(done: EvaluationFinished) -> str:
+    """Seconds of an evaluation, or that it was known."""
+    return "known" if done.remembered else f"{done.seconds:.1f} s"
+
+
+def epochs(done: EvaluationFinished) -> str:
+    """Epochs of an evaluation; empty when it tuned nothing."""
+    return f"{done.epochs:g}" if done.epochs else ""
+
+
+def one_line(text: str) -> str:
+    """The text with every run of white space as one space."""
+    return " ".join(text.split())

@@ -1,0 +1,98 @@
+"""Every error that the client raises, in one tree.
+
+    DiminuendoError
+    ├── ServerUnavailableError    nobody answers, or not in time; retried before it is raised
+    ├── ServerError               the server failed, or broke its contract
+    ├── InvalidArgumentError      a field of the request is wrong; `violations` says which
+    ├── NotFoundError             no such job, network or content
+    ├── AlreadyExistsError        the name, or the request_id with another content, is taken
+    ├── FailedPreconditionError   not in the job's present state
+    ├── WaitTimeoutError          `Job.wait` ran out of the time it was given; the job goes on
+    └── DownloadError             a result could not be fetched whole
+        └── FolderNotEmptyError   the folder holds something else; nothing was written
+
+Imports no gRPC: `rpc` makes these from google.rpc details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class DiminuendoError(Exception):
+    """Anything that the client raises on purpose.
+
+    Attributes:
+        message: What was wrong, the value, and what to do; one line.
+        reason: UPPER_SNAKE_CASE and stable, for programs; empty when there is none.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        """Make an error with its message and the server's reason."""
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+
+
+class ServerUnavailableError(DiminuendoError):
+    """Nobody answers at the address, or not in time (UNAVAILABLE, DEADLINE_EXCEEDED). Safe to try again."""
+
+
+class ServerError(DiminuendoError):
+    """The server failed or broke its contract (INTERNAL, UNKNOWN, ...). Not retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One wrong field of a request.
+
+    Attributes:
+        field: Path of the field, e.g. ``delta``.
+        description: What is wrong with its value, and what to give instead.
+    """
+
+    field: str
+    description: str
+
+
+class InvalidArgumentError(DiminuendoError):
+    """A request that can never succeed (INVALID_ARGUMENT). Not retried.
+
+    Attributes:
+        violations: The wrong fields; empty when the server named none.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", violations: Sequence[Violation] = ()) -> None:
+        """Make an error that names the wrong fields."""
+        super().__init__(message, reason=reason)
+        self.violations = tuple(violations)
+
+    @classmethod
+    def of(cls, field: str, description: str) -> InvalidArgumentError:
+        """One wrong field, found before anything was sent."""
+        return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+class NotFoundError(DiminuendoError):
+    """There is no such job, network or content (NOT_FOUND). Not retried."""
+
+
+class AlreadyExistsError(DiminuendoError):
+    """The job id, or the request_id with another content, is taken (ALREADY_EXISTS). Not retried."""
+
+
+class FailedPreconditionError(DiminuendoError):
+    """Not possible in the job's present state (FAILED_PRECONDITION). Not retried."""
+
+
+class WaitTimeoutError(DiminuendoError, TimeoutError):
+    """`Job.wait` ran out of the time it was given. The job goes on."""
+
+
+class DownloadError(DiminuendoError):
+    """A result could not be fetched whole. What had been fetched is kept, and the next try resumes it."""
+
+
+class FolderNotEmptyError(DownloadError):
+    """The folder holds something other than this result. Nothing was written."""

@@ -1,0 +1,180 @@
+"""One job on a server: follow it, wait for it, cancel it, fetch its result."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+
+from diminuendo.client import convert
+from diminuendo.client.download import download
+from diminuendo.client.errors import DiminuendoError, FailedPreconditionError, ServerError, WaitTimeoutError
+from diminuendo.client.rpc import Backoff, Connection
+from diminuendo.client.types import Event, JobInfo, JobState, StateChanged
+
+
+@dataclass(slots=True)
+class _Position:
+    """The last event that a watcher has seen."""
+
+    sequence: int
+
+
+class Job:
+    """A handle on a job; made by `Client.submit` and `Client.job`. It holds no state of its own."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        """A handle on the job of this name."""
+        self._connection = connection
+        self._stub = job_service_pb2_grpc.JobServiceStub(connection.channel)
+        self._name = name
+
+    def __repr__(self) -> str:
+        """As in ``Job('projects/default/jobs/a1b2')``."""
+        return f"Job({self._name!r})"
+
+    @property
+    def name(self) -> str:
+        """``projects/{project}/jobs/{job}``."""
+        return self._name
+
+    @property
+    def job_id(self) -> str:
+        """Last component of the name."""
+        return self._name.rpartition("/")[2]
+
+    def info(self, *, timeout_s: float | None = None) -> JobInfo:
+        """The job as the server knows it now.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ServerUnavailableError: Nobody answers.
+        """
+        request = job_service_pb2.GetJobRequest(name=self._name)
+        return convert.job_info(self._connection.call(self._stub.GetJob, request, timeout_s=timeout_s))
+
+    def watch(
+        self, after_sequence: int = 0, *, on_cut: Callable[[DiminuendoError], None] | None = None
+    ) -> Iterator[Event]:
+        """Every event after `after_sequence`, in order, then new ones as they come, until the job has ended.
+
+        A connection that is cut is made again and resumed where it was: no event is lost or seen twice.
+        Leaving the loop ends the stream on the server as well.
+
+        Args:
+            after_sequence: The last sequence number already seen; 0 from the beginning.
+            on_cut: Told each time that the connection was cut and is tried again.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ServerUnavailableError: Nobody answered for `ClientConfig.patience_s`.
+        """
+        return self._follow(after_sequence, on_cut=on_cut, until=None)
+
+    def wait(self, timeout_s: float | None = None) -> JobInfo:
+        """Block until the job has ended.
+
+        Raises:
+            WaitTimeoutError: It had not after `timeout_s`; it goes on.
+            ServerUnavailableError: Nobody answered for `ClientConfig.patience_s`.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        info = self.info()
+        if info.state.final:
+            return info
+        for event in self._follow(info.last_sequence, on_cut=None, until=until):
+            if isinstance(event, StateChanged) and event.state.final:
+                return self.info()
+        info = self.info()
+        if not info.state.final:
+            raise WaitTimeoutError(
+                f"{self._name} is {info.state.value} after {timeout_s:g} s; it goes on, wait for it again"
+            )
+        return info
+
+    def cancel(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
+        """Ask for the job's end; cancelling one that is being or has been cancelled changes nothing.
+
+        Raises:
+            FailedPreconditionError: It has already succeeded or failed.
+            NotFoundError: There is no such job.
+        """
+        request = job_service_pb2.CancelJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
+        return convert.job_info(self._connection.call(self._stub.CancelJob, request, timeout_s=timeout_s))
+
+    def download(self, folder: Path | str) -> Path:
+        """Write the result folder, each file checked against its SHA-256; resumes what an earlier try left.
+
+        Args:
+            folder: Made when it is missing. Must be empty, or hold this same result or a part of it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FailedPreconditionError: The job has no result (yet).
+            FolderNotEmptyError: The folder holds something else; nothing was written.
+            DownloadError: A file could not be fetched whole.
+        """
+        info = self.info()
+        if info.result is None:
+            raise FailedPreconditionError(f"{self._name} is {info.state.value} and has no result; {_remedy(info)}")
+        return download(self._connection, info.result.files, Path(folder))
+
+    def _follow(
+        self, after_sequence: int, *, on_cut: Callable[[DiminuendoError], None] | None, until: float | None
+    ) -> Iterator[Event]:
+        """Events until the final state or `until`; what comes is checked for gaps and repeats."""
+        seen = _Position(after_sequence)
+        backoff = Backoff(self._connection.config.retry, self._connection.closed)
+        while True:
+            with contextlib.closing(self._messages(seen, on_cut, until)) as messages:
+                for message in messages:
+                    if message.sequence <= seen.sequence:
+                        continue
+                    if message.sequence > seen.sequence + 1:
+                        break
+                    seen.sequence = message.sequence
+                    backoff.progress()
+                    event = convert.event(message)
+                    yield event
+                    if isinstance(event, StateChanged) and event.state.final:
+                        return
+            if self._over(seen.sequence, until):
+                return
+            if backoff.failing_s >= self._connection.config.patience_s:
+                raise ServerError(
+                    f"the server has lost the events of {self._name} after number {seen.sequence}; see its log"
+                )
+            backoff.pause()
+
+    def _messages(
+        self, seen: _Position, on_cut: Callable[[DiminuendoError], None] | None, until: float | None
+    ) -> Generator[job_pb2.JobEvent, None, None]:
+        """Events after what has been seen, as the server sends them."""
+        return self._connection.stream(
+            self._stub.WatchJob,
+            lambda: job_service_pb2.WatchJobRequest(name=self._name, after_sequence=seen.sequence),
+            until=until,
+            on_cut=on_cut,
+        )
+
+    def _over(self, last: int, until: float | None) -> bool:
+        """Whether a stream that ended without a final event has nothing more to say."""
+        if until is not None and time.monotonic() >= until:
+            return True
+        info = self.info()
+        return info.state.final and info.last_sequence <= last
+
+
+def _remedy(info: JobInfo) -> str:
+    if info.state is JobState.FAILED and info.failure is not None:
+        return f"it failed: {info.failure.message}"
+    if info.state is JobState.CANCELLED:
+        return "submit it again"
+    return f"wait for it with `diminuendo watch {info.job_id}`"

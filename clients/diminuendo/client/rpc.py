@@ -1,0 +1,256 @@
+"""Calls over one gRPC channel: deadlines, retries, streams that resume, errors from google.rpc details."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+
+from diminuendo.client import errors
+from diminuendo.client.config import ClientConfig, RetryPolicy
+
+Answer = TypeVar("Answer")
+
+_MAX_MESSAGE = 8 * 2**20
+_CUTS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+}
+"""Codes after which a stream that only reads is worth opening again."""
+
+_CLASSES: dict[grpc.StatusCode, type[errors.DiminuendoError]] = {
+    grpc.StatusCode.UNAVAILABLE: errors.ServerUnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.ServerUnavailableError,
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
+    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
+}
+
+
+class Backoff:
+    """Pauses between tries: exponential, with jitter, counted from the last progress on."""
+
+    def __init__(self, policy: RetryPolicy, closed: threading.Event) -> None:
+        """Pause by the policy; a set `closed` ends a pause at once."""
+        self._policy = policy
+        self._closed = closed
+        self.progress()
+
+    def progress(self) -> None:
+        """Something came: the pauses and the time without progress start anew."""
+        self._tries = 0
+        self._since: float | None = None
+
+    @property
+    def failing_s(self) -> float:
+        """Seconds since the first pause after the last progress."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def pause(self) -> None:
+        """Wait before the next try."""
+        if self._since is None:
+            self._since = time.monotonic()
+        longest = min(self._policy.max_s, self._policy.initial_s * self._policy.factor**self._tries)
+        self._tries += 1
+        self._closed.wait(random.uniform(longest / 2, longest))
+
+
+class Connection:
+    """One channel to one server."""
+
+    def __init__(self, target: str, config: ClientConfig) -> None:
+        """Open a channel; nothing is sent before the first call."""
+        self.target = target
+        self.config = config
+        self.closed = threading.Event()
+        self._answered = False
+        self.channel = grpc.insecure_channel(target, options=_options(target))
+
+    def close(self) -> None:
+        """Close the channel; calls under way end with an error."""
+        self.closed.set()
+        self.channel.close()
+
+    def call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Any, Answer],
+        request: object,
+        *,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """One call; while the server is away it is tried again for `connect_s`, at most until its deadline.
+
+        Raises:
+            DiminuendoError: By the status code; see `errors`.
+        """
+        deadline = time.monotonic() + (self.config.timeout_s if timeout_s is None else timeout_s)
+        self._require_server(deadline)
+        backoff = Backoff(self.config.retry, self.closed)
+        while True:
+            try:
+                return method(request, timeout=max(0.001, deadline - time.monotonic()))
+            except grpc.RpcError as error:
+                patient = backoff.failing_s < self.config.connect_s and time.monotonic() < deadline
+                if self.closed.is_set() or _code(error) is not grpc.StatusCode.UNAVAILABLE or not patient:
+                    raise error_from(error, self.target) from error
+            backoff.pause()
+
+    def stream(
+        self,
+        method: grpc.UnaryStreamMultiCallable[Any, Answer],
+        request: Callable[[], object],
+        *,
+        until: float | None = None,
+        on_cut: Callable[[errors.DiminuendoError], None] | None = None,
+    ) -> Generator[Answer, None, None]:
+        """Messages of a stream, which is opened again after every cut.
+
+        Args:
+            method: The streaming method.
+            request: Makes the request for the next opening, from where the reader now is.
+            until: When to stop (time.monotonic); the stream then ends as if the server had ended it.
+            on_cut: Told each time that the stream was cut and is tried again.
+
+        Raises:
+            DiminuendoError: By the status code, or after `patience_s` without a message.
+        """
+        self._require_server(until)
+        backoff = Backoff(self.config.retry, self.closed)
+        while (left_s := self._stream_s(until)) > 0:
+            opened = time.monotonic()
+            call = method(request(), timeout=left_s)
+            try:
+                for message in call:
+                    backoff.progress()
+                    yield message
+                return
+            except grpc.RpcError as error:
+                failure = error_from(error, self.target)
+                if self.closed.is_set() or _code(error) not in _CUTS:
+                    raise failure from error
+                own_deadline = _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED
+            finally:
+                # A stream that is dropped without this is never collected, and the server goes on sending.
+                call.cancel()
+            lived_s = time.monotonic() - opened
+            if lived_s >= min(self.config.connect_s, 0.9 * left_s):  # it was up, and had nothing to say
+                backoff.progress()
+            if not (own_deadline and lived_s >= 0.9 * left_s):
+                self._reconnect(backoff, failure, on_cut)
+
+    def _stream_s(self, until: float | None) -> float:
+        """Deadline of the next opening of a stream, in seconds from now."""
+        return self.config.stream_s if until is None else min(self.config.stream_s, until - time.monotonic())
+
+    def _reconnect(
+        self,
+        backoff: Backoff,
+        failure: errors.DiminuendoError,
+        on_cut: Callable[[errors.DiminuendoError], None] | None,
+    ) -> None:
+        """Pause until the channel is connected again; raises the failure when patience ends."""
+        connected = False
+        while not connected:
+            if self.closed.is_set() or backoff.failing_s >= self.config.patience_s:
+                raise failure
+            if on_cut is not None:
+                on_cut(failure)
+            backoff.pause()
+            connected = self._connected(self.config.retry.max_s)
+
+    def _require_server(self, deadline: float | None) -> None:
+        """Wait for the first connection: an address that nobody answers at is told apart from a slow call."""
+        if self.closed.is_set():
+            raise errors.ServerUnavailableError("this client is closed; make another Client")
+        if self._answered:
+            return
+        left_s = self.config.connect_s if deadline is None else deadline - time.monotonic()
+        if not self._connected(min(self.config.connect_s, max(0.001, left_s))):
+            raise errors.ServerUnavailableError(_nobody(self.target), reason="NO_SERVER")
+        self._answered = True
+
+    def _connected(self, timeout_s: float) -> bool:
+        """Whether the channel is connected, or gets so in time."""
+        ready = grpc.channel_ready_future(self.channel)
+        try:
+            ready.result(timeout=timeout_s)
+        except grpc.FutureTimeoutError:
+            return False
+        finally:
+            ready.cancel()
+        return True
+
+
+def error_from(error: grpc.RpcError, target: str) -> errors.DiminuendoError:
+    """The client's error for a call that failed: class by code, text and fields from google.rpc details."""
+    code = _code(error)
+    details = error.details() if isinstance(error, grpc.Call) else str(error)
+    info, violations = _google_rpc(error)
+    message = _one_line(details or "") or f"the server at {target} answered {code.name} without a message"
+    kind = _CLASSES.get(code, errors.ServerError)
+    if kind is errors.InvalidArgumentError:
+        text = "; ".join(f"{item.field}: {item.description}" for item in violations)
+        return errors.InvalidArgumentError(text or message, reason=info.reason, violations=violations)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        message = f"the server at {target} did not answer in time; try again, or give a longer timeout"
+    elif code is grpc.StatusCode.UNAVAILABLE and not info.reason:
+        message = _nobody(target)
+    elif kind is errors.ServerError:
+        message = f"the server at {target} failed ({code.name}): {message}; see its log"
+    return kind(message, reason=info.reason)
+
+
+def _google_rpc(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, list[errors.Violation]]:
+    """ErrorInfo (empty when absent) and BadRequest's violations."""
+    info = error_details_pb2.ErrorInfo()
+    violations: list[errors.Violation] = []
+    try:
+        status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
+    except ValueError:  # details that contradict the status itself: the status counts
+        status = None
+    if status is None:
+        return info, violations
+    for detail in status.details:
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            violations += [errors.Violation(item.field, _one_line(item.description)) for item in bad.field_violations]
+        else:
+            detail.Unpack(info)
+    return info, violations
+
+
+def _code(error: grpc.RpcError) -> grpc.StatusCode:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    return code if code is not None else grpc.StatusCode.UNKNOWN
+
+
+def _nobody(target: str) -> str:
+    return f"no Diminuendo server answers at {target}; start one with `diminuendo serve`, or give its address"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _options(target: str) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", _MAX_MESSAGE),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.primary_user_agent", "diminuendo-client"),
+    ]
+    if target.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
+        # A proxy from the environment cannot reach this machine's own ports.
+        options.append(("grpc.enable_http_proxy", 0))
+    return options

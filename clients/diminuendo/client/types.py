@@ -1,0 +1,261 @@
+"""What the client hands out: jobs, results and events as frozen dataclasses. Imports no gRPC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal, get_args
+
+from diminuendo.client.errors import InvalidArgumentError
+
+Effort = Literal["quick", "normal", "deep"]
+Accept = Literal["estimate", "strict"]
+
+
+class JobState(StrEnum):
+    """States of a job; see diminuendo.v1.JobState for what is true in each."""
+
+    UNKNOWN = "UNKNOWN"
+    """A state that this client is too old to know."""
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+    @property
+    def final(self) -> bool:
+        """Whether a job stays in this state for ever."""
+        return self in (JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED)
+
+
+class Stage(StrEnum):
+    """Stages of a running job, in order."""
+
+    NONE = ""
+    """Not started, or a stage that this client is too old to know."""
+    PREPARE = "prepare"
+    SURVEY = "survey"
+    EXPLORE = "explore"
+    ANNEAL = "anneal"
+    CERTIFY = "certify"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan that was tuned and scored.
+
+    Attributes:
+        params_ratio: params(original) / params(candidate); 2.0 is half the size.
+        macs_ratio: The same for multiply-adds.
+        drop: Loss of the metric on the search half, in points; positive is worse.
+    """
+
+    params_ratio: float
+    macs_ratio: float
+    drop: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search has come.
+
+    Attributes:
+        steps: Committed steps.
+        works_done: Works finished.
+        works_expected: Works expected in all; an estimate that grows and shrinks.
+        best: The best candidate inside delta so far.
+    """
+
+    stage: Stage = Stage.NONE
+    steps: int = 0
+    works_done: int = 0
+    works_expected: int = 0
+    best: Candidate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """One file of a result folder: its name, the SHA-256 of its content in lower-case hex, its bytes."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a job that succeeded.
+
+    Attributes:
+        inside_delta: Whether the drop is inside delta under the job's accept rule.
+        drop: Loss of the metric on the sealed half, in points; positive is worse.
+    """
+
+    inside_delta: bool
+    drop: float
+    params_ratio: float
+    macs_ratio: float
+    files: tuple[ResultFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed.
+
+    Attributes:
+        reason: USER_CODE, EVALUATOR_LOST, OUT_OF_MEMORY, TIMEOUT, INTERNAL.
+        message: What happened and what to do.
+        traceback: When user code or the engine raised; else empty.
+    """
+
+    reason: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as the server last knew it. Times are in UTC.
+
+    Attributes:
+        name: ``projects/{project}/jobs/{job}``.
+        source: ``zoo:NAME``.
+        delta: Tolerance in points of the metric.
+        progress: None until the job is first leased.
+        result: Set when it succeeded.
+        failure: Set when it failed.
+        last_sequence: Sequence number of its newest event.
+        epoch: Number of leases that it has had.
+    """
+
+    name: str
+    source: str
+    delta: float
+    effort: str
+    accept: str
+    seed: int
+    state: JobState
+    progress: Progress | None = None
+    result: Result | None = None
+    failure: Failure | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    create_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    update_time: datetime | None = None
+    etag: str = ""
+    last_sequence: int = 0
+    epoch: int = 0
+
+    @property
+    def job_id(self) -> str:
+        """Last component of the name."""
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a job's log. One of this very class is of a kind that this client is too old to know.
+
+    Attributes:
+        sequence: 1, 2, 3, ... without gaps within a job.
+        time: When it was logged, in UTC.
+    """
+
+    sequence: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged(Event):
+    """The job entered a state."""
+
+    state: JobState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommitted(Event):
+    """The search took one step; everything up to it survives any loss."""
+
+    step: int
+    progress: Progress
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFinished(Event):
+    """One work came back from an evaluator.
+
+    Attributes:
+        index: Proposal order within the job, from 0.
+        kind: prepare, survey, evaluate or judge.
+        subject: A layer's name, or a plan's short form.
+        seconds: Wall-clock seconds on the evaluator; 0 when remembered.
+        evaluator: Which one; empty when remembered.
+        remembered: Whether the outcome was known from an earlier evaluation.
+        epochs: Epochs of fine-tuning.
+        candidate: For kind evaluate; None when it diverged.
+    """
+
+    index: int
+    key: str
+    kind: str
+    subject: str
+    seconds: float
+    evaluator: str
+    remembered: bool
+    epochs: float
+    candidate: Candidate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WarningRaised(Event):
+    """Something that the owner should know; the job goes on."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leased(Event):
+    """A coordinator took the job."""
+
+    coordinator: str
+    epoch: int
+
+
+def check_delta(value: float | str) -> float:
+    """The tolerance as a number over 0 and up to 100; InvalidArgumentError otherwise."""
+    remedy = "give a number over 0 and up to 100, in points of the metric"
+    try:
+        delta = float(value)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError.of("delta", f"{value!r} is not a number; {remedy}") from None
+    if math.isnan(delta) or not 0 < delta <= 100:
+        shown = value if isinstance(value, str) else f"{delta:g}"
+        raise InvalidArgumentError.of("delta", f"{shown} is not a tolerance; {remedy}")
+    return delta
+
+
+def zoo_name(source: str) -> str:
+    """NAME of ``zoo:NAME``; InvalidArgumentError otherwise."""
+    scheme, colon, name = source.partition(":")
+    if scheme != "zoo" or not colon or not name:
+        near = f"; did you mean zoo:{source}?" if source and not colon else "; for example zoo:digits"
+        raise InvalidArgumentError.of("source", f"{source!r} is not of the form zoo:NAME{near}")
+    return name
+
+
+def check_choice(field_name: str, value: str, choices: object) -> str:
+    """The value, when it is among the choices of a Literal type; InvalidArgumentError otherwise."""
+    known = get_args(choices)
+    if value not in known:
+        raise InvalidArgumentError.of(field_name, f"{value!r} is not known; give one of {', '.join(known)}")
+    return value
