@@ -76,19 +76,25 @@ def shrink(board: Board, state: list[int], max_params: int) -> list[int]:
     state = list(state)
     total = board.space.fixed.params + sum(board.params[i][option] for i, option in enumerate(state))
     while total > max_params:
-        best: tuple[float, int, int] | None = None
-        for layer, option in enumerate(state):
-            for lower in _forms(board, layer, option):
-                saved = board.params[layer][option] - board.params[layer][lower]
-                if saved > 0:
-                    price = (board.damage[layer][lower] - board.damage[layer][option]) / saved
-                    best = min(best, (price, layer, lower)) if best else (price, layer, lower)
+        best = _cheapest_saving(board, state, keep_format=True) or _cheapest_saving(board, state, keep_format=False)
         if best is None:
             break
-        _, layer, lower = best
+        layer, lower = best
         total -= board.params[layer][state[layer]] - board.params[layer][lower]
         state[layer] = lower
     return state
+
+
+def _cheapest_saving(board: Board, state: list[int], *, keep_format: bool) -> tuple[int, int] | None:
+    """The (layer, option) that pays least damage for each param saved; None when nothing gets smaller."""
+    best: tuple[float, int, int] | None = None
+    for layer, option in enumerate(state):
+        for lower in _forms(board, layer, option) if keep_format else range(len(board.params[layer])):
+            saved = board.params[layer][option] - board.params[layer][lower]
+            if saved > 0:
+                price = (board.damage[layer][lower] - board.damage[layer][option]) / saved
+                best = min(best, (price, layer, lower)) if best else (price, layer, lower)
+    return best[1:] if best else None
 
 
 def _forms(board: Board, layer: int, option: int) -> list[int]:

@@ -340,7 +340,8 @@ class Session:
             parent=start,
             epochs=proposal.epochs,
             rate=proposal.rate,
-            seed=keyed_seed(request.seed, "tune", state.asked),
+            tuning_seed=keyed_seed(request.seed, "tune", state.asked),
+            seed=request.seed,
             threads=request.threads,
         )
         cost = self._space.cost(proposal.plan)

@@ -14,6 +14,7 @@ from diminuendo.engine.search.work import Choices, Prepared, Surveyed, Work
 
 STATE_VERSION = 1
 
+AcceptName = Literal["estimate", "strict"]
 StageName = Literal["prepare", "survey", "explore", "anneal", "certify", "done"]
 Role = Literal["prepare", "survey", "first", "keep", "bracket", "move", "polish", "final", "control", "judge"]
 
@@ -36,7 +37,7 @@ class Request:
     delta: float
     seed: int = 0
     effort: EffortName = "normal"
-    accept: Literal["estimate", "strict"] = "estimate"
+    accept: AcceptName = "estimate"
     threads: int = 1
 
 

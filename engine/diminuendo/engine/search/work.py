@@ -60,7 +60,8 @@ class Evaluate:
         factors: For every layer that is not dense: (layer, format, sha256 of its factors).
         epochs: Epochs of fine-tuning over the training data; 0 only re-estimates BatchNorm.
         rate: Peak learning rate, relative to the recipe's.
-        seed: Seed of this tuning's order of samples and augmentation.
+        seed: The job's seed, which the evaluation data is split by.
+        tuning_seed: Seed of this tuning's order of samples and augmentation.
     """
 
     source: str
@@ -70,6 +71,7 @@ class Evaluate:
     parent: Tuned | None
     epochs: int
     rate: float
+    tuning_seed: int
     seed: int
     threads: int
     kind: Literal["evaluate"] = "evaluate"

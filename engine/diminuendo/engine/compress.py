@@ -1,0 +1,146 @@
+"""The whole job in one process: `compress(task, delta=1.0)`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from diminuendo.engine.evaluate import Worker
+from diminuendo.engine.inline import InlineExecutor, InlineJournal
+from diminuendo.engine.load import load, read_plan
+from diminuendo.engine.plan import Plan
+from diminuendo.engine.search.drive import Done, drive
+from diminuendo.engine.search.result import Finished
+from diminuendo.engine.search.session import Request, Session, Step
+from diminuendo.engine.search.settings import EffortName
+from diminuendo.engine.search.state import AcceptName
+from diminuendo.engine.search.work import Failed
+from diminuendo.engine.store import ArtifactStore, DirectoryStore
+from diminuendo.engine.task import Task, TaskError
+from diminuendo.engine.workbench import UserCodeError
+from diminuendo.engine.zoo.catalog import find
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The outcome of a compression.
+
+    Attributes:
+        model: The compressed network, in eval mode.
+        plan: The form of every layer.
+        certificate: Content of certificate.json.
+        inside_delta: Whether the drop on the sealed half is inside the tolerance; if not, this is the nearest.
+        folder: Where the result folder was written; None when none was asked for.
+    """
+
+    model: nn.Module
+    plan: Plan
+    certificate: dict[str, Any]
+    inside_delta: bool
+    folder: Path | None
+
+
+def check_request(request: Request) -> None:
+    """Refuse a request that cannot be meant.
+
+    Raises:
+        TaskError: Names the field, its value and what is legal.
+        UnknownNetworkError: The source is a zoo name that does not exist; suggests the nearest.
+    """
+    delta = request.delta
+    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta <= 100:  # NaN is refused too
+        raise TaskError(f"delta: {delta!r} is no tolerance; give points of the metric, over 0 and up to 100")
+    if request.effort not in get_args(EffortName):
+        raise TaskError(f"effort: {request.effort!r} is unknown; choose one of {', '.join(get_args(EffortName))}")
+    if request.accept not in get_args(AcceptName):
+        raise TaskError(f"accept: {request.accept!r} is unknown; choose one of {', '.join(get_args(AcceptName))}")
+    if not 0 <= request.seed < 2**63:
+        raise TaskError(f"seed: {request.seed!r} is out of range; give a whole number from 0 up to 2^63 - 1")
+    if request.threads < 1:
+        raise TaskError(f"threads: {request.threads!r} is too few; give at least 1")
+    kind, _, name = request.source.partition(":")
+    if kind == "zoo":
+        find(name)
+
+
+def compress(
+    task: Task | str,
+    delta: float = 1.0,
+    *,
+    effort: EffortName = "normal",
+    accept: AcceptName = "estimate",
+    seed: int = 0,
+    threads: int = 1,
+    out: Path | str | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    on_done: Callable[[Done], None] | None = None,
+) -> Compressed:
+    """Compress a trained network within a tolerance, in this process.
+
+    The same task, seed and threads give the same decisions as a cluster of any size.
+
+    Args:
+        task: A task, or a source such as ``zoo:digits``.
+        delta: Tolerance in points of the metric, 0 < delta <= 100.
+        effort: How much searching is done.
+        accept: What must be inside delta: the estimate, or (``strict``) the upper end of its 95 % interval.
+        seed: Of every random choice.
+        threads: Torch's threads; part of the numerics. Restored afterwards.
+        out: Result folder to write; must not exist or be empty.
+        on_step: Called after each step of the search.
+        on_done: Called after each work.
+
+    Raises:
+        TaskError: An argument or the task is not usable; names field, value and remedy.
+        UnknownNetworkError: There is no such network in the zoo.
+        UserCodeError: The task's own code raised.
+    """
+    source = task if isinstance(task, str) else task.source or f"task:{task.name}"
+    request = Request(source, float(delta) if isinstance(delta, int) else delta, seed, effort, accept, threads)
+    check_request(request)
+    folder = _empty_folder(out)
+    tasks = {} if isinstance(task, str) else {source: task}
+    before = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
+        store = DirectoryStore(scratch)
+        worker = Worker(store, tasks=tasks)
+        try:
+            outcome = drive(Session(request), InlineExecutor(worker), InlineJournal(on_step, on_done))
+        finally:
+            torch.set_num_threads(before)
+        if isinstance(outcome, Failed):
+            raise UserCodeError(outcome.message, outcome.traceback)
+        result = folder or Path(scratch) / "result"
+        write_result(outcome, store, result)
+        architecture = None if isinstance(task, str) else task.model
+        return Compressed(
+            model=load(result, architecture),
+            plan=read_plan(result / "plan.json").plan(),
+            certificate=json.loads((result / "certificate.json").read_text()),
+            inside_delta=outcome.inside_delta,
+            folder=folder,
+        )
+
+
+def write_result(outcome: Finished, store: ArtifactStore, folder: Path) -> None:
+    """Write a result folder's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in outcome.files:
+        content = store.get(file.sha256) if file.sha256 is not None else file.content
+        (folder / file.name).write_bytes(content or b"")
+
+
+def _empty_folder(out: Path | str | None) -> Path | None:
+    if out is None:
+        return None
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TaskError(f"out: {folder} exists and is not an empty folder; name another one or remove it")
+    return folder

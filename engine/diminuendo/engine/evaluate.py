@@ -1,0 +1,259 @@
+"""The worker: does the works that a search asks for, one at a time, and keeps what the next one needs."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Mapping
+
+import torch
+from diminuendo.engine.profile import Profile, profile
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from diminuendo.engine import surgery
+from diminuendo.engine.cost import Cost
+from diminuendo.engine.finetune import finetune
+from diminuendo.engine.formats.base import Moments
+from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.score import divergence, outputs_of, scores_of, verdict
+from diminuendo.engine.search.drive import AnyAnswer
+from diminuendo.engine.search.work import (
+    Evaluate,
+    Evaluated,
+    Judge,
+    Judged,
+    Prepare,
+    Prepared,
+    ProfileSummary,
+    Surveyed,
+    SurveyLayer,
+    Tuned,
+    Work,
+)
+from diminuendo.engine.store import ArtifactStore
+from diminuendo.engine.survey import calibrate, discover, factors, moments
+from diminuendo.engine.task import Task, TaskError
+from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, resolve, user_code
+
+__all__ = ["UserCodeError", "Worker"]
+
+MOMENT_SAMPLES = 4000
+CALIBRATION_SAMPLES = 500
+BATCHNORM_SAMPLES = 2000
+"""Training samples for covariances, for each measurement of the calibration, and for BatchNorm statistics."""
+
+
+class Worker:
+    """Does works. Holds the model, the data and the factors between them; decides nothing.
+
+    Not thread-safe: it sets torch's number of threads to what each work asks for.
+    """
+
+    def __init__(
+        self, store: ArtifactStore, *, threads: int | None = None, tasks: Mapping[str, Task] | None = None
+    ) -> None:
+        """Use a store for weights and factors.
+
+        Args:
+            store: Where tensors are put and found.
+            threads: Overrides the works' number of threads; outcomes may then differ from other workers'.
+            tasks: Tasks in memory by source, beside those that a source names by itself.
+        """
+        self._store = store
+        self._threads = threads
+        self._tasks = dict(tasks or {})
+        self._cache = Cache(store)
+        self._benches: dict[tuple[str, int], Workbench] = {}
+        self._moments: dict[str, dict[str, Moments]] = {}
+
+    def run(self, work: Work) -> AnyAnswer:
+        """Do a work.
+
+        Raises:
+            UserCodeError: The owner's code raised, or the task cannot be worked on.
+            ArtifactMissingError: The store lacks weights or factors that the work names.
+        """
+        question = work.question
+        torch.set_num_threads(self._threads or question.threads)
+        start = time.perf_counter()
+        try:
+            bench = self._bench(question.source, question.seed)
+            if isinstance(question, Prepare):
+                return self._prepare(bench, start)
+            if question.task != bench.digest:
+                raise TaskError(
+                    f"source {question.source!r} is not what it was when the job began (task {question.task[:12]}, now "
+                    f"{bench.digest[:12]}); submit a new job"
+                )
+            if isinstance(question, SurveyLayer):
+                return self._survey(bench, question, start)
+            if isinstance(question, Evaluate):
+                return self._evaluate(bench, question, start)
+            return self._judge(bench, question, start)
+        except TaskError as error:
+            raise UserCodeError(str(error), "") from error
+
+    def _bench(self, source: str, seed: int) -> Workbench:
+        """The workbench of a source and a split; the last one is kept."""
+        if (source, seed) not in self._benches:
+            with user_code(f"building {source!r}"):
+                self._benches = {(source, seed): Workbench(resolve(source, self._tasks), seed)}
+        return self._benches[source, seed]
+
+    # --- prepare and survey --------------------------------------------------------------------------------
+
+    def _prepare(self, bench: Workbench, start: float) -> Prepared:
+        task = bench.task
+        example = bench.search_half.inputs[:1]
+        with user_code("the network's forward"):
+            found = discover.discover(task.model, example)
+            figures = profile(task.model, example, time=False)
+            seen = moments.collect(task.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
+        costs = {layer.name: Cost(layer.params, layer.macs) for layer in figures.layers}
+        return Prepared(
+            task=bench.digest,
+            metric=task.metric.name,
+            higher_is_better=task.metric.higher_is_better,
+            baseline=bench.baseline,
+            search_samples=len(bench.search_half),
+            sealed_samples=len(bench.sealed_half),
+            train_samples=len(task.train),
+            total=Cost(figures.params, figures.macs),
+            layers=tuple((spec, costs[spec.name]) for spec in found.layers),
+            left_dense=found.left_dense,
+            moments=self._store.put(save_tensors(moments.to_tensors(seen))),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _survey(self, bench: Workbench, question: SurveyLayer, start: float) -> Surveyed:
+        model = bench.task.model
+        if question.moments not in self._moments:
+            self._moments = {question.moments: moments.from_tensors(self._cache.tensors(question.moments))}
+        found = discover.discover(model, bench.search_half.inputs[:1])
+        spec = next(layer for layer in found.layers if layer.name == question.layer)
+        made = factors.factor(model, spec, self._moments[question.moments][spec.name])
+        inputs = bench.training_inputs(2 * CALIBRATION_SAMPLES)
+        # Held out from each other: statistics from one part, divergence on the other.
+        bn_inputs, kl_inputs = inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]
+        options, measured = calibrate.options(
+            model, spec, made, kl_inputs, outputs_of(model, kl_inputs), bn_inputs=bn_inputs
+        )
+        stored = tuple((name, self._store.put(save_tensors(tensors))) for name, tensors in made.items())
+        return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start)
+
+    # --- candidates ----------------------------------------------------------------------------------------
+
+    def _evaluate(self, bench: Workbench, question: Evaluate, start: float) -> Evaluated:
+        task = bench.task
+        model = self._candidate(bench, question)
+        cost = _cost_of(model, bench.search_half.inputs[:1])
+        statistics = bench.training_inputs(BATCHNORM_SAMPLES)
+        if question.parent is None or question.choices != question.parent.choices:
+            surgery.reestimate_batchnorm(model, statistics)
+        with user_code("fine-tuning"):
+            tuning = finetune(
+                model,
+                bench.teacher,
+                task.loss,
+                task.recipe,
+                epochs=question.epochs,
+                rate=question.rate,
+                seed=question.tuning_seed,
+            )
+        if tuning.samples and not tuning.diverged:
+            surgery.reestimate_batchnorm(model, statistics)
+        outputs = outputs_of(model, bench.search_half.inputs)
+        if tuning.diverged or not bool(torch.isfinite(outputs).all()):
+            return Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
+        with user_code(f"metric {task.metric.name!r}"):
+            score = float(scores_of(task.metric, outputs, bench.search_half.targets).mean())
+        weights = self._store.put(save_tensors(_state(model)))
+        apart = divergence(bench.reference, outputs)
+        return Evaluated(score, apart, weights, cost, tuning.samples, time.perf_counter() - start)
+
+    def _candidate(self, bench: Workbench, question: Evaluate) -> nn.Module:
+        """The candidate before tuning: from its parent's weights, or from the stored factors."""
+        plan = Plan(question.choices)
+        if question.parent is not None and question.parent.choices == question.choices:
+            return self._tuned(bench, question.parent)
+        candidate = surgery.build(bench.task.model, plan)
+        made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
+        if question.parent is None:
+            surgery.load_factors(candidate, plan, made)
+            return candidate
+        state = surgery.warm_start(
+            bench.task.model,
+            Plan(question.parent.choices),
+            self._cache.tensors(question.parent.weights),
+            plan,
+            made,
+        )
+        candidate.load_state_dict(state)
+        return candidate
+
+    def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:
+        """A candidate with its tuned weights."""
+        plan = Plan(tuned.choices)
+        dense = all(choice == DENSE for choice in plan.values())
+        model = copy.deepcopy(bench.task.model) if dense else surgery.build(bench.task.model, plan)
+        model.load_state_dict(self._cache.tensors(tuned.weights))
+        return model.eval()
+
+    # --- the certificate -----------------------------------------------------------------------------------
+
+    def _judge(self, bench: Workbench, question: Judge, start: float) -> Judged:
+        task, sealed = bench.task, bench.sealed_half
+
+        def scores(model: nn.Module) -> Tensor:
+            with user_code(f"metric {task.metric.name!r}"):
+                return scores_of(task.metric, outputs_of(model, sealed.inputs), sealed.targets)
+
+        finalists = [self._tuned(bench, tuned) for tuned in question.finalists]
+        original = scores(task.model)
+        verdicts = tuple(verdict(task.metric, original, scores(model)) for model in finalists)
+        control = verdict(task.metric, original, scores(self._tuned(bench, question.control)))
+        example = sealed.inputs[:1]
+        return Judged(
+            original=float(original.mean()),
+            finalists=verdicts,
+            control=control,
+            original_profile=_summary(profile(task.model, example), task.model, bench),
+            profiles=tuple(_summary(profile(model, example), task.model, bench) for model in finalists),
+            machine=_machine(),
+            seconds=time.perf_counter() - start,
+        )
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _cost_of(model: nn.Module, example: Tensor) -> Cost:
+    figures = profile(model, example, time=False)
+    return Cost(figures.params, figures.macs)
+
+
+def _summary(figures: Profile, original: nn.Module, bench: Workbench) -> ProfileSummary:
+    """A profile with the parts of factored layers added up under the original layers' names."""
+    found = discover.discover(original, bench.search_half.inputs[:1])
+    names = [spec.name for spec in found.layers] + [name for name, _ in found.left_dense]
+    totals = dict.fromkeys(names, Cost(0, 0))
+    for layer in figures.layers:
+        owner = next((n for n in names if layer.name == n or layer.name.startswith(n + ".")), None)
+        if owner is not None:
+            totals[owner] = totals[owner] + Cost(layer.params, layer.macs)
+    return ProfileSummary(
+        params=figures.params,
+        macs=figures.macs,
+        size_mb=figures.size_mb,
+        memory_mb=figures.memory_mb,
+        time_ms=figures.time_ms or 0.0,
+        cost_by_layer=tuple(totals.items()),
+    )
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return f"{device}, {torch.get_num_threads()} thread(s), batch 1, float32, torch {torch.__version__}"

@@ -1,0 +1,78 @@
+"""Runs a search in this process: one worker, one work at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from diminuendo.engine.evaluate import Worker
+from diminuendo.engine.search.drive import AnyAnswer, Done
+from diminuendo.engine.search.session import Session, Step
+from diminuendo.engine.search.work import Failed, Work
+from diminuendo.engine.workbench import UserCodeError
+
+
+class InlineExecutor:
+    """An executor that does the works itself, in the order in which they were submitted."""
+
+    def __init__(self, worker: Worker) -> None:
+        """Use a worker."""
+        self._worker = worker
+        self._line: deque[Work] = deque()
+
+    @property
+    def slots(self) -> int:
+        """One at a time."""
+        return 1
+
+    def submit(self, work: Work) -> None:
+        """Put the work in line."""
+        self._line.append(work)
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        """Do the next work; it takes as long as it takes."""
+        if not self._line:
+            return []
+        work, start = self._line.popleft(), time.perf_counter()
+        answer: AnyAnswer
+        try:
+            answer = self._worker.run(work)
+        except UserCodeError as error:
+            answer = Failed("USER_CODE", str(error), error.traceback_text)
+        except MemoryError as error:
+            answer = Failed("OUT_OF_MEMORY", f"{work.subject}: {error or 'out of host memory'}")
+        return [Done(work, answer, "inline", time.perf_counter() - start)]
+
+    def cancel(self) -> None:
+        """Forget what is in line."""
+        self._line.clear()
+
+
+class InlineJournal:
+    """A journal that remembers nothing and tells a listener."""
+
+    def __init__(
+        self, on_step: Callable[[Step], None] | None = None, on_done: Callable[[Done], None] | None = None
+    ) -> None:
+        """Call the listeners, when given, after each outcome and each step."""
+        self._on_step = on_step
+        self._on_done = on_done
+
+    def recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
+        """Nothing is known."""
+        return {}
+
+    def record(self, done: Done) -> None:
+        """Tell the listener."""
+        if self._on_done:
+            self._on_done(done)
+
+    def commit(self, step: Step, session: Session) -> None:
+        """Tell the listener."""
+        if self._on_step:
+            self._on_step(step)
+
+    def stopped(self) -> bool:
+        """Never."""
+        return False

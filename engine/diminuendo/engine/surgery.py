@@ -1,0 +1,175 @@
+"""Puts a plan into a network: layers replaced by their forms, weights from factors or from a parent."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from diminuendo.engine.formats import Factors, get
+from diminuendo.engine.formats.base import Format
+from diminuendo.engine.formats.layers import check_ranks, geometry
+from diminuendo.engine.plan import DENSE, Choice, Plan, PlanError
+from diminuendo.engine.survey.discover import evaluating
+
+
+def build(model: nn.Module, plan: Plan) -> nn.Module:
+    """A deep copy of the network with the plan's layers replaced; the weights of replaced layers are unset.
+
+    Args:
+        model: The original, dense network; not changed.
+        plan: Layers that it does not name stay as they are.
+
+    Raises:
+        PlanError: A layer that the network lacks, a format that has no form of it, or ranks out of range.
+    """
+    changes = {name: choice for name, choice in plan.items() if choice != DENSE}
+    forms = {name: _form(model, name, choice) for name, choice in changes.items()}
+    for name in plan.keys() - changes.keys():
+        _layer(model, name)
+    # A memo entry stands for each replaced layer: its dense weights are never copied.
+    memo: dict[int, object] = {
+        id(_layer(model, name)): form.build(_layer(model, name), changes[name].ranks) for name, form in forms.items()
+    }
+    for name in changes:
+        replacement = memo[id(_layer(model, name))]
+        if isinstance(replacement, nn.Module):
+            replacement.train(_layer(model, name).training)
+    return copy.deepcopy(model, memo)
+
+
+def load_factors(candidate: nn.Module, plan: Plan, factors: Mapping[str, Factors]) -> None:
+    """Set the weights of every replaced layer of a network made by `build` from its stored factors.
+
+    Args:
+        candidate: Changed in place.
+        plan: As it was built.
+        factors: By layer, in the format that the plan chooses; PlanError names a layer that is missing.
+    """
+    for name, choice in plan.items():
+        if choice != DENSE:
+            module = candidate.get_submodule(name)
+            if not isinstance(module, nn.Sequential):
+                raise PlanError(f"layer {name!r} is not built as {choice}; build the plan first")
+            get(choice.format).load(module, _factors_of(factors, name, choice), choice.ranks)
+
+
+def warm_start(
+    model: nn.Module,
+    parent_plan: Plan,
+    parent_state: Mapping[str, Tensor],
+    plan: Plan,
+    factors: Mapping[str, Factors],
+) -> dict[str, Tensor]:
+    """Weights for a child from a tuned parent.
+
+    A layer of the same choice keeps the parent's weights; one of the same format at other ranks is resized; one
+    that changes its form starts from the original network (its stored factors, or its dense weights).
+
+    Args:
+        model: The original, dense network.
+        parent_plan: What the parent was built by.
+        parent_state: State dict of the tuned parent.
+        plan: The child's plan, over the same layers.
+        factors: Of every child's layer that is not dense, in the format that its plan chooses.
+
+    Returns:
+        State dict for ``build(model, plan)``; tensors may be shared with the parent's state.
+
+    Raises:
+        PlanError: The plans are of different layers, or factors are missing.
+    """
+    if plan.keys() != parent_plan.keys():
+        odd = sorted(plan.keys() ^ parent_plan.keys())
+        raise PlanError(f"parent and child are plans of different layers: {', '.join(odd)}")
+    changed = {name for name in plan if plan[name] != parent_plan[name]}
+    prefixes = tuple(f"{name}." for name in changed)
+    state = {key: value for key, value in parent_state.items() if not key.startswith(prefixes)}
+    for name in changed:
+        fresh = _changed_layer(model, name, parent_plan[name], parent_state, plan[name], factors)
+        state |= {f"{name}.{key}": value for key, value in fresh.items()}
+    return state
+
+
+def _changed_layer(
+    model: nn.Module,
+    name: str,
+    before: Choice,
+    parent_state: Mapping[str, Tensor],
+    choice: Choice,
+    factors: Mapping[str, Factors],
+) -> dict[str, Tensor]:
+    """Weights of one layer whose choice differs from its parent's."""
+    layer = _layer(model, name)
+    if choice == DENSE:
+        return {key: value.detach().clone() for key, value in layer.state_dict().items()}
+    form, own = _form(model, name, choice), _factors_of(factors, name, choice)
+    if choice.format == before.format:
+        prefix = f"{name}."
+        old = {key.removeprefix(prefix): value for key, value in parent_state.items() if key.startswith(prefix)}
+        return form.resize(old, choice.ranks, own)
+    module = form.build(layer, choice.ranks)
+    form.load(module, own, choice.ranks)
+    return module.state_dict()
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, inputs: Tensor, batch_size: int) -> None:
+    """Take BatchNorm's running statistics anew: the mean over batches of these inputs.
+
+    Args:
+        model: Changed in place, in the buffers of its BatchNorm layers alone; its mode stays. Without BatchNorm
+            that keeps statistics there is nothing to do.
+        inputs: (N, ...), on the model's device; split into batches of nearly equal size.
+        batch_size: At most so many samples in a batch.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    ]
+    if not norms:
+        return
+    momenta = [module.momentum for module in norms]
+    try:
+        with evaluating(model):
+            for module in norms:
+                module.reset_running_stats()
+                module.momentum = None  # a cumulative average
+                module.train()
+            for batch in torch.tensor_split(inputs, math.ceil(len(inputs) / batch_size)):
+                model(batch)
+    finally:
+        for module, momentum in zip(norms, momenta, strict=True):
+            module.momentum = momentum
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    """A layer by name; PlanError when there is none."""
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise PlanError(f"the network has no layer {name!r}; a plan names modules as named_modules() does") from None
+
+
+def _form(model: nn.Module, name: str, choice: Choice) -> Format:
+    """The choice's format, checked against the layer."""
+    if choice.format == DENSE.format:
+        raise PlanError(f"layer {name!r}: dense takes no ranks, got {list(choice.ranks)}")
+    layer, form = _layer(model, name), get(choice.format)
+    spec = geometry(name, layer)
+    if not form.supports(spec):
+        size = "x".join(map(str, spec.kernel))
+        raise PlanError(f"layer {name!r}: {form.name} has no form of a {spec.kind} with kernel {size}")
+    check_ranks(form, spec, choice.ranks)
+    return form
+
+
+def _factors_of(factors: Mapping[str, Factors], name: str, choice: Choice) -> Factors:
+    """The factors of a layer; PlanError when they are missing."""
+    if name not in factors:
+        raise PlanError(f"layer {name!r}: the plan chooses {choice}, but there are no factors of it")
+    return factors[name]

@@ -1,0 +1,168 @@
+"""What an evaluator keeps in memory for one source: task, split, teacher, reference outputs, factors, weights."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from diminuendo.engine import zoo
+from diminuendo.engine.finetune import Teacher
+from diminuendo.engine.score import outputs_of, scores_of
+from diminuendo.engine.search.rng import keyed
+from diminuendo.engine.store import ArtifactStore
+from diminuendo.engine.task import Samples, Task, TaskError
+from diminuendo.engine.zoo.catalog import UnknownNetworkError
+
+LEAST_EVALUATION_SAMPLES = 20
+CACHED_BYTES = 512 * 2**20
+"""Most memory for tensors read from the store."""
+
+
+class UserCodeError(Exception):
+    """Raised by a worker when the owner's code raised; never retried.
+
+    Attributes:
+        traceback_text: The owner's traceback.
+    """
+
+    def __init__(self, message: str, traceback_text: str) -> None:
+        """What was called, and what it raised."""
+        super().__init__(message)
+        self.traceback_text = traceback_text
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn what the owner's code raises into UserCodeError; memory errors pass through."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, UserCodeError):
+        raise
+    except Exception as error:
+        raise UserCodeError(f"{what}: {type(error).__name__}: {error}", traceback.format_exc()) from error
+
+
+def resolve(source: str, tasks: Mapping[str, Task]) -> Task:
+    """The task of a source, e.g. ``zoo:digits``.
+
+    Raises:
+        UserCodeError: There is no such source.
+    """
+    if source in tasks:
+        return tasks[source]
+    kind, _, name = source.partition(":")
+    if kind != "zoo":
+        raise UserCodeError(f"source {source!r} is of no known kind; say zoo:NAME", "")
+    try:
+        return zoo.task(name)
+    except UnknownNetworkError as error:
+        raise UserCodeError(str(error), "") from error
+
+
+@dataclass
+class Cache:
+    """Tensors read from the store, the last used ones within a bound on memory."""
+
+    store: ArtifactStore
+    _held: OrderedDict[str, dict[str, Tensor]] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def tensors(self, sha256: str) -> dict[str, Tensor]:
+        """Named tensors stored under a sha256; ArtifactMissingError when the store lacks them."""
+        if sha256 not in self._held:
+            self._held[sha256] = load_tensors(self.store.get(sha256))
+            self._bytes += _size(self._held[sha256])
+        self._held.move_to_end(sha256)
+        while self._bytes > CACHED_BYTES and len(self._held) > 1:
+            _, dropped = self._held.popitem(last=False)
+            self._bytes -= _size(dropped)
+        return self._held[sha256]
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+@dataclass
+class Workbench:
+    """One task, split for the search, with everything that is computed once.
+
+    Attributes:
+        seed: Of the split of the evaluation data.
+    """
+
+    task: Task
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check the task and take its network in eval mode."""
+        if len(self.task.evaluation) < LEAST_EVALUATION_SAMPLES:
+            raise TaskError(
+                f"evaluation: {len(self.task.evaluation)} samples cannot be split into a search and a sealed half; "
+                f"bring at least {LEAST_EVALUATION_SAMPLES} that the network was not trained on"
+            )
+        if not len(self.task.train):
+            raise TaskError("train: there are no training samples; fine-tuning and the survey need some")
+        self.task.model.eval()
+
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Indices of the search and of the sealed half: a random split, stratified where targets are classes."""
+        targets = self.task.evaluation.targets
+        order = torch.from_numpy(keyed(self.seed, "split").permutation(len(targets)))
+        if targets.dim() == 1 and not targets.dtype.is_floating_point:
+            order = order[torch.argsort(targets[order], stable=True)]
+        return order[0::2].sort().values, order[1::2].sort().values
+
+    @cached_property
+    def search_half(self) -> Samples:
+        """The samples that steer the search."""
+        return self.task.evaluation.take(self.halves[0])
+
+    @cached_property
+    def sealed_half(self) -> Samples:
+        """The samples that only the certificate sees."""
+        return self.task.evaluation.take(self.halves[1])
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """Outputs of the original on the search half."""
+        with user_code("the network's forward"):
+            return outputs_of(self.task.model, self.search_half.inputs)
+
+    @cached_property
+    def baseline(self) -> float:
+        """The original's metric on the search half."""
+        with user_code(f"metric {self.task.metric.name!r}"):
+            return float(scores_of(self.task.metric, self.reference, self.search_half.targets).mean())
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The original's outputs on training batches."""
+        return Teacher(self.task.model, self.task.train, self.task.augment, self.seed)
+
+    def training_inputs(self, count: int) -> Tensor:
+        """(min(count, N), ...) training inputs, a fixed random choice."""
+        order = keyed(self.seed, "training inputs").permutation(len(self.task.train))
+        return self.task.train.inputs[torch.from_numpy(order[:count])]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the network's weights, the data, the split, the metric and the recipe."""
+        digest = hashlib.sha256(f"{self.task.source}|{self.task.metric}|{self.task.recipe}|{self.seed}".encode())
+        tensors = dict(self.task.model.state_dict())
+        for name, samples in (("train", self.task.train), ("evaluation", self.task.evaluation)):
+            tensors |= {f"{name}.inputs": samples.inputs, f"{name}.targets": samples.targets}
+        for name, tensor in tensors.items():
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
