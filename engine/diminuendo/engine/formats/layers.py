@@ -17,6 +17,27 @@ def kernel_size(spec: LayerSpec) -> int:
     return spec.kernel[0] * spec.kernel[1]
 
 
+def geometry(name: str, layer: nn.Module) -> LayerSpec:
+    """What the layer itself tells: its spec at one position, for it was not seen at work.
+
+    Raises:
+        PlanError: Neither a linear layer nor an ungrouped convolution with zero padding.
+    """
+    kind = type(layer)
+    if isinstance(layer, nn.Linear) and kind is nn.Linear:
+        return LayerSpec(name, "linear", layer.out_features, layer.in_features, (1, 1), layer.bias is not None, 1, 1)
+    if isinstance(layer, nn.Conv2d) and kind is nn.Conv2d:
+        if layer.groups != 1 or layer.padding_mode != "zeros":
+            raise PlanError(
+                f"layer {name!r}: formats need groups=1 and padding_mode='zeros', "
+                f"it has groups={layer.groups} and padding_mode={layer.padding_mode!r}"
+            )
+        height, width = layer.kernel_size
+        bias = layer.bias is not None
+        return LayerSpec(name, "conv2d", layer.out_channels, layer.in_channels, (height, width), bias, 1, 1)
+    raise PlanError(f"layer {name!r}: a {kind.__name__} has no form but dense; formats are of Linear and Conv2d")
+
+
 def check_ranks(form: Format, spec: LayerSpec, ranks: Sequence[int]) -> tuple[int, ...]:
     """The ranks; PlanError naming layer, format and legal range where they do not fit."""
     top = form.max_ranks(spec)

@@ -1,0 +1,176 @@
+"""What each form of a layer harms: measured at a few ranks, interpolated at all others.
+
+Truncate one layer, re-estimate BatchNorm, and take the KL divergence to the original. Measured at a few rungs of
+each format's ladder, and carried to the others by a monotone curve of damage over dropped energy.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diminuendo.engine import surgery
+from diminuendo.engine.formats import FORMATS, Factors, Format
+from diminuendo.engine.plan import Choice, LayerSpec, Plan
+from diminuendo.engine.search.work import Option
+from diminuendo.engine.survey.discover import evaluating
+
+Measured = tuple[tuple[str, tuple[int, ...], float], ...]
+"""(format, ranks, KL divergence in nats per sample)."""
+
+_TINY_ENERGY = 1e-12
+_TINY_DAMAGE = 1e-9
+"""Below these, energy and damage are rounding; logarithms need a floor."""
+
+
+def options(
+    model: nn.Module,
+    spec: LayerSpec,
+    factors: Mapping[str, Factors],
+    inputs: Tensor,
+    reference_logits: Tensor,
+    *,
+    points: int = 4,
+    bn_inputs: Tensor,
+    batch_size: int = 250,
+) -> tuple[tuple[Option, ...], Measured]:
+    """Every form of a layer with its cost and its damage.
+
+    Args:
+        model: The original network; not changed.
+        spec: The layer.
+        factors: Of this layer, by format.
+        inputs: (N, ...) training samples on which the damage is measured.
+        reference_logits: (N, C, ...) the original's outputs on `inputs`.
+        points: Measurements for each format, at least 1.
+        bn_inputs: (M, ...) training samples from which BatchNorm is re-estimated.
+        batch_size: Samples in one forward.
+
+    Returns:
+        Options by format and then by params, damage non-increasing within a format; and what was measured.
+    """
+    found: list[Option] = []
+    measured: list[tuple[str, tuple[int, ...], float]] = []
+    for name, form in FORMATS.items():
+        if name not in factors:
+            continue
+        own = factors[name]
+        ladder = form.ladder(spec, own)
+        energies = [form.energy(own, ranks) for ranks in ladder]
+        known: list[tuple[float, float]] = []
+        for rung in rungs_to_measure(energies, points):
+            candidate = _truncated(model, spec, Choice(name, ladder[rung]), own)
+            surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
+            damage = divergence(candidate, inputs, reference_logits, batch_size)
+            measured.append((name, ladder[rung], damage))
+            known.append((energies[rung], damage))
+        found += _options_of(form, spec, ladder, energies, known)
+    return tuple(found), tuple(measured)
+
+
+def rungs_to_measure(energies: Sequence[float], points: int) -> list[int]:
+    """Indices of rungs whose energies are spread most evenly on a log scale; both ends among them.
+
+    Args:
+        energies: Of the ladder's rungs, non-increasing.
+        points: How many, at most.
+    """
+    last = len(energies) - 1
+    if last < 0:
+        return []
+    if points == 1:
+        return [last // 2]
+    logs = [math.log(max(energy, _TINY_ENERGY)) for energy in energies]
+    wanted = [logs[0] + (logs[-1] - logs[0]) * i / (points - 1) for i in range(points)]
+    nearest = {min(range(len(logs)), key=lambda rung: abs(logs[rung] - aim)) for aim in wanted}
+    return sorted(nearest | {0, last})
+
+
+@torch.no_grad()
+def divergence(model: nn.Module, inputs: Tensor, reference_logits: Tensor, batch_size: int) -> float:
+    """Mean ``KL(original || model)`` over samples in nats, at least 0; infinite where an output is not finite.
+
+    Args:
+        model: Run in eval mode, left as it was.
+        inputs: (N, ...).
+        reference_logits: (N, C, ...): the original's; the softmax is over dimension 1.
+        batch_size: Samples in one forward.
+    """
+    total = 0.0
+    with evaluating(model):
+        for start in range(0, len(inputs), batch_size):
+            part = slice(start, start + batch_size)
+            ours = functional.log_softmax(model(inputs[part]).to(torch.float64), dim=1)
+            theirs = functional.log_softmax(reference_logits[part].to(torch.float64), dim=1)
+            total += float(functional.kl_div(ours, theirs, reduction="sum", log_target=True))
+    return max(0.0, total / len(inputs)) if math.isfinite(total) else math.inf
+
+
+class DamageCurve:
+    """Damage over energy: straight between the measured points on log-log axes, never falling.
+
+    Beyond the measured points damage is proportional to energy, which is what a small error does to a KL
+    divergence; no energy is no damage.
+    """
+
+    def __init__(self, known: Sequence[tuple[float, float]]) -> None:
+        """From (energy, damage) as measured, at least one; violations of the order are pooled."""
+        points = sorted((max(energy, _TINY_ENERGY), damage) for energy, damage in known)
+        self._x = [math.log(energy) for energy, _ in points]
+        self._y = _pooled([math.log(min(max(damage, _TINY_DAMAGE), 1e9)) for _, damage in points])
+
+    def __call__(self, energy: float) -> float:
+        """Damage in nats per sample."""
+        if energy <= 0:
+            return 0.0
+        x = math.log(max(energy, _TINY_ENERGY))
+        if x <= self._x[0]:
+            return math.exp(self._y[0] + x - self._x[0])
+        if x >= self._x[-1]:
+            return math.exp(self._y[-1] + x - self._x[-1])
+        right = bisect_left(self._x, x)
+        x0, x1, y0, y1 = self._x[right - 1], self._x[right], self._y[right - 1], self._y[right]
+        return math.exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+
+
+def _pooled(values: Sequence[float]) -> list[float]:
+    """The nearest non-decreasing values in least squares (pool adjacent violators)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        blocks.append((value, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, n), (b, m) = blocks[-2:]
+            blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
+    return [mean for mean, count in blocks for _ in range(count)]
+
+
+def _truncated(model: nn.Module, spec: LayerSpec, choice: Choice, factors: Factors) -> nn.Module:
+    """The original with one layer in another form."""
+    plan = Plan.of({spec.name: choice})
+    candidate = surgery.build(model, plan)
+    surgery.load_factors(candidate, plan, {spec.name: factors})
+    return candidate
+
+
+def _options_of(
+    form: Format,
+    spec: LayerSpec,
+    ladder: Sequence[tuple[int, ...]],
+    energies: Sequence[float],
+    known: Sequence[tuple[float, float]],
+) -> list[Option]:
+    """One option for each rung."""
+    if not ladder:
+        return []
+    curve = DamageCurve(known)
+    found: list[Option] = []
+    ceiling = math.inf
+    for ranks, energy in zip(ladder, energies, strict=True):
+        ceiling = min(ceiling, curve(energy))
+        found.append(Option(Choice(form.name, ranks), form.cost(spec, ranks), energy, ceiling))
+    return found
