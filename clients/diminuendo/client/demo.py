@@ -1,0 +1,128 @@
+"""`python -m diminuendo.client.demo`: a whole server on free ports, one job through it, its result, and nothing left.
+
+Exit codes: 0 with a model inside delta, 3 with none, 1 after a failure, 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+from diminuendo.client.child import Child
+from diminuendo.client.cli.options import exit_code
+from diminuendo.client.cli.report import outcome
+from diminuendo.client.client import Client
+from diminuendo.client.display.folder import read_result
+from diminuendo.client.display.follow import follow
+from diminuendo.client.display.result import show_result
+from diminuendo.client.errors import DiminuendoError, ServerUnavailableError
+from diminuendo.client.types import JobState
+
+_SOURCE, _DELTA, _EVALUATORS = "zoo:digits", 1.0, 2
+_START_S, _STOP_S = 60.0, 20.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Terminated(Exception):  # noqa: N818 - not an error
+    """SIGTERM or SIGHUP came."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the demo; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m diminuendo.client.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="result folder; default ./results/JOB")
+    parser.add_argument("--keep", action="store_true", help="keep the server's data folder, and say where it is")
+    options = parser.parse_args(args)
+    signal.signal(signal.SIGTERM, _on_end)
+    signal.signal(signal.SIGHUP, _on_end)
+    console = Console()
+    try:
+        with _data_folder(keep=options.keep, console=console) as data:
+            return _run(console, data, options.out)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started has been stopped")
+        return 130
+    except _Terminated:
+        return 143
+    except DiminuendoError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - this module is a command
+        return 1
+
+
+def _run(console: Console, data: Path, out: Path | None) -> int:
+    """Start a server, compress the digits network through it, show the result, stop the server."""
+    console.print("starting a server: conductor, coordinator and a local Ray with 2 evaluators", highlight=False)
+    with _server(data) as target, Client(target) as client:
+        console.print(f"compressing {_SOURCE} with at most {_DELTA:g} point of accuracy lost", highlight=False)
+        job = client.submit(_SOURCE, delta=_DELTA, effort="quick")
+        info = follow(job, console)
+        if info.state is not JobState.SUCCEEDED:
+            raise DiminuendoError(outcome(info))
+        folder = job.download(out if out is not None else Path("results") / job.job_id)
+        console.print("stopping the server", highlight=False)
+    show_result(console if console.is_terminal else Console(width=200), read_result(folder))
+    console.print(f"result: {folder}", markup=False, highlight=False, soft_wrap=True)
+    return exit_code(info)
+
+
+@contextlib.contextmanager
+def _server(data: Path) -> Iterator[str]:
+    """A server of one's own on a free port; gives its address, and leaves no process behind."""
+    command = [sys.executable, "-m", "diminuendo.client.cli.main", "serve", "--data-dir", str(data)]
+    command += ["--port", "0", "--http-port", "0", "--evaluators", str(_EVALUATORS)]
+    child = Child(command, log=data.parent / "serve.log")
+    try:
+        yield _target_of(child.read_line("ready ", timeout_s=_START_S))
+    finally:
+        with _undisturbed():
+            child.stop(timeout_s=_STOP_S)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Inside, another Ctrl-C or SIGTERM does nothing: stopping takes bounded time and must not be left half-way."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _target_of(line: str) -> str:
+    """HOST:PORT of ``ready grpc=HOST:PORT http=HOST:PORT``."""
+    words = dict(word.partition("=")[::2] for word in line.split()[1:])
+    if not words.get("grpc"):
+        raise ServerUnavailableError(f"the server said {line!r} instead of ready grpc=HOST:PORT http=HOST:PORT")
+    return words["grpc"]
+
+
+@contextlib.contextmanager
+def _data_folder(*, keep: bool, console: Console) -> Iterator[Path]:
+    """A folder for the server's state, removed afterwards unless it is to be kept."""
+    root = Path(tempfile.mkdtemp(prefix="diminuendo-demo-"))
+    try:
+        yield root / "data"
+    finally:
+        if keep:
+            console.print(f"the server's data and log are in {root}", highlight=False, soft_wrap=True)
+        else:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _on_end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())
