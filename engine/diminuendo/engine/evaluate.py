@@ -42,7 +42,8 @@ __all__ = ["UserCodeError", "Worker"]
 MOMENT_SAMPLES = 4000
 CALIBRATION_SAMPLES = 500
 BATCHNORM_SAMPLES = 2000
-"""Training samples for covariances, for each measurement of the calibration, and for BatchNorm statistics."""
+BATCH = 250
+"""Training samples for covariances, for each measurement of the calibration, for BatchNorm statistics; and a batch."""
 
 
 class Worker:
@@ -151,7 +152,7 @@ class Worker:
         cost = _cost_of(model, bench.search_half.inputs[:1])
         statistics = bench.training_inputs(BATCHNORM_SAMPLES)
         if question.parent is None or question.choices != question.parent.choices:
-            surgery.reestimate_batchnorm(model, statistics)
+            surgery.reestimate_batchnorm(model, statistics, BATCH)
         with user_code("fine-tuning"):
             tuning = finetune(
                 model,
@@ -163,7 +164,7 @@ class Worker:
                 seed=question.tuning_seed,
             )
         if tuning.samples and not tuning.diverged:
-            surgery.reestimate_batchnorm(model, statistics)
+            surgery.reestimate_batchnorm(model, statistics, BATCH)
         outputs = outputs_of(model, bench.search_half.inputs)
         if tuning.diverged or not bool(torch.isfinite(outputs).all()):
             return Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
