@@ -136,8 +136,13 @@ def spread(count: int, limit: int = MAX_RUNGS) -> list[int]:
     """At most `limit` of the numbers 1..count, both ends among them, evenly spaced on a log scale."""
     if count <= limit:
         return list(range(1, count + 1))
-    chosen = {round(count ** (i / (limit - 1))) for i in range(limit)}
-    return sorted(chosen)
+    steps = limit
+    while True:  # a finer grid until enough of it is left once its crowded low end is rounded
+        chosen = {round(count ** (i / (steps - 1))) for i in range(steps)}
+        finer = {round(count ** (i / steps)) for i in range(steps + 1)}
+        if len(finer) > limit:
+            return sorted(chosen)
+        steps += 1
 
 
 def pad(tensor: Tensor, shape: Sequence[int]) -> Tensor:

@@ -85,13 +85,15 @@ class Tucker2(Format):
         return factors | {"output_spectrum": outputs.spectrum, "input_spectrum": inputs.spectrum}
 
     def energy(self, factors: Factors, ranks: Sequence[int]) -> float:
-        """Dropped shares of output and input added up, at most 1.
+        """``1 - kept_in * kept_out``, the shares that each side keeps of what the other lets through.
 
-        The sum is the bound for two projections one after the other, as in HOSVD (De Lathauwer 2000).
+        Below the sum of the dropped shares, which is the bound for two projections one after the other (HOSVD,
+        De Lathauwer 2000), and like it exact when only one side is truncated; unlike it never above 1.
         """
         r_in, r_out = ranks
-        shares = dropped_share(factors["output_spectrum"], r_out) + dropped_share(factors["input_spectrum"], r_in)
-        return min(1.0, shares)
+        lost_out = dropped_share(factors["output_spectrum"], r_out)
+        lost_in = dropped_share(factors["input_spectrum"], r_in)
+        return lost_out + lost_in - lost_out * lost_in
 
     def ladder(self, spec: LayerSpec, factors: Factors) -> list[tuple[int, ...]]:
         """From (1, 1) up, each step on the side that saves more energy for its params; a spread of that path."""
@@ -175,23 +177,29 @@ def _bias_factors(
 def _greedy_path(form: Tucker2, spec: LayerSpec, factors: Factors) -> list[tuple[int, int]]:
     """Every pair of ranks from (1, 1) to the full ones, one step of one rank at a time."""
     top_in, top_out = form.max_ranks(spec)
-    gains = []
-    for name in ("input_spectrum", "output_spectrum"):
-        spectrum = factors[name].to(torch.float64)
-        total = float(spectrum.sum())
-        gains.append([value / total if total > 0 else 0.0 for value in spectrum.tolist()])
-    gain_in, gain_out = gains
+    gain_in, gain_out = _shares(factors["input_spectrum"]), _shares(factors["output_spectrum"])
     size = kernel_size(spec)
     r_in, r_out = 1, 1
+    kept_in, kept_out = gain_in[0], gain_out[0]
     path = [(r_in, r_out)]
     while (r_in, r_out) != (top_in, top_out):
         price_in, price_out = spec.in_channels + size * r_out, spec.out_channels + size * r_in
-        if r_out == top_out or (r_in < top_in and gain_in[r_in] * price_out >= gain_out[r_out] * price_in):
+        if r_out == top_out or (
+            r_in < top_in and gain_in[r_in] * kept_out * price_out >= gain_out[r_out] * kept_in * price_in
+        ):
+            kept_in += gain_in[r_in]
             r_in += 1
         else:
+            kept_out += gain_out[r_out]
             r_out += 1
         path.append((r_in, r_out))
     return path
+
+
+def _shares(spectrum: Tensor) -> list[float]:
+    """Each direction's share of the variance; zeros where there is none."""
+    total = float(spectrum.sum())
+    return [value / total if total > 0 else 0.0 for value in spectrum.tolist()]
 
 
 def _narrow_input(state: dict[str, Tensor], rank: int, factors: Factors) -> None:

@@ -52,8 +52,10 @@ def options(
         batch_size: Samples in one forward.
 
     Returns:
-        Options by format and then by params, damage non-increasing within a format; and what was measured.
+        Options by format and then by params, damage non-increasing within a format; and what was measured. The
+        options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
     """
+    floor = _reestimation_damage(model, inputs, reference_logits, bn_inputs, batch_size)
     found: list[Option] = []
     measured: list[tuple[str, tuple[int, ...], float]] = []
     for name, form in FORMATS.items():
@@ -63,32 +65,28 @@ def options(
         ladder = form.ladder(spec, own)
         energies = [form.energy(own, ranks) for ranks in ladder]
         known: list[tuple[float, float]] = []
-        for rung in rungs_to_measure(energies, points):
+        for rung in rungs_to_measure(len(ladder), points):
             candidate = _truncated(model, spec, Choice(name, ladder[rung]), own)
             surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
             damage = divergence(candidate, inputs, reference_logits, batch_size)
             measured.append((name, ladder[rung], damage))
-            known.append((energies[rung], damage))
+            known.append((energies[rung], max(0.0, damage - floor)))
         found += _options_of(form, spec, ladder, energies, known)
     return tuple(found), tuple(measured)
 
 
-def rungs_to_measure(energies: Sequence[float], points: int) -> list[int]:
-    """Indices of rungs whose energies are spread most evenly on a log scale; both ends among them.
+def rungs_to_measure(count: int, points: int) -> list[int]:
+    """Indices of rungs spread evenly over a ladder of `count`, both ends among them.
 
-    Args:
-        energies: Of the ladder's rungs, non-increasing.
-        points: How many, at most.
+    A ladder's rungs are even on a log scale of params. Spread like that, four points tell the damage at the rest
+    nearer than when spread evenly over the logarithm of the energy, which crowds them where hardly anything is
+    lost.
     """
-    last = len(energies) - 1
-    if last < 0:
+    if count == 0:
         return []
     if points == 1:
-        return [last // 2]
-    logs = [math.log(max(energy, _TINY_ENERGY)) for energy in energies]
-    wanted = [logs[0] + (logs[-1] - logs[0]) * i / (points - 1) for i in range(points)]
-    nearest = {min(range(len(logs)), key=lambda rung: abs(logs[rung] - aim)) for aim in wanted}
-    return sorted(nearest | {0, last})
+        return [count // 2]
+    return sorted({round(i * (count - 1) / (points - 1)) for i in range(points)})
 
 
 @torch.no_grad()
@@ -147,6 +145,15 @@ def _pooled(values: Sequence[float]) -> list[float]:
             (a, n), (b, m) = blocks[-2:]
             blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
     return [mean for mean, count in blocks for _ in range(count)]
+
+
+def _reestimation_damage(
+    model: nn.Module, inputs: Tensor, reference_logits: Tensor, bn_inputs: Tensor, batch_size: int
+) -> float:
+    """Damage of the dense network with BatchNorm re-estimated: its statistics are other than the training's."""
+    dense = surgery.build(model, Plan(()))
+    surgery.reestimate_batchnorm(dense, bn_inputs, batch_size)
+    return divergence(dense, inputs, reference_logits, batch_size)
 
 
 def _truncated(model: nn.Module, spec: LayerSpec, choice: Choice, factors: Factors) -> nn.Module:
