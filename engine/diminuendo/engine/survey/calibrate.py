@@ -10,15 +10,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diminuendo.engine import surgery
 from diminuendo.engine.formats import FORMATS, Factors, Format
 from diminuendo.engine.plan import Choice, LayerSpec, Plan
+from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.search.work import Option
-from diminuendo.engine.survey.discover import evaluating
 
 Measured = tuple[tuple[str, tuple[int, ...], float], ...]
 """(format, ranks, KL divergence in nats per sample)."""
@@ -26,6 +24,9 @@ Measured = tuple[tuple[str, tuple[int, ...], float], ...]
 _TINY_ENERGY = 1e-12
 _TINY_DAMAGE = 1e-9
 """Below these, energy and damage are rounding; logarithms need a floor."""
+
+_RUINED = 1e6
+"""Damage of a form that gives no usable output: finite, so that it can be stored and compared."""
 
 
 def options(
@@ -55,7 +56,7 @@ def options(
         Options by format and then by params, damage non-increasing within a format; and what was measured. The
         options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
     """
-    floor = _reestimation_damage(model, inputs, reference_logits, bn_inputs, batch_size)
+    floor = _damage(surgery.build(model, Plan(())), inputs, reference_logits, bn_inputs, batch_size)
     found: list[Option] = []
     measured: list[tuple[str, tuple[int, ...], float]] = []
     for name, form in FORMATS.items():
@@ -67,8 +68,7 @@ def options(
         known: list[tuple[float, float]] = []
         for rung in rungs_to_measure(len(ladder), points):
             candidate = _truncated(model, spec, Choice(name, ladder[rung]), own)
-            surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
-            damage = divergence(candidate, inputs, reference_logits, batch_size)
+            damage = _damage(candidate, inputs, reference_logits, bn_inputs, batch_size)
             measured.append((name, ladder[rung], damage))
             known.append((energies[rung], max(0.0, damage - floor)))
         found += _options_of(form, spec, ladder, energies, known)
@@ -89,26 +89,6 @@ def rungs_to_measure(count: int, points: int) -> list[int]:
     return sorted({round(i * (count - 1) / (points - 1)) for i in range(points)})
 
 
-@torch.no_grad()
-def divergence(model: nn.Module, inputs: Tensor, reference_logits: Tensor, batch_size: int) -> float:
-    """Mean ``KL(original || model)`` over samples in nats, at least 0; infinite where an output is not finite.
-
-    Args:
-        model: Run in eval mode, left as it was.
-        inputs: (N, ...).
-        reference_logits: (N, C, ...): the original's; the softmax is over dimension 1.
-        batch_size: Samples in one forward.
-    """
-    total = 0.0
-    with evaluating(model):
-        for start in range(0, len(inputs), batch_size):
-            part = slice(start, start + batch_size)
-            ours = functional.log_softmax(model(inputs[part]).to(torch.float64), dim=1)
-            theirs = functional.log_softmax(reference_logits[part].to(torch.float64), dim=1)
-            total += float(functional.kl_div(ours, theirs, reduction="sum", log_target=True))
-    return max(0.0, total / len(inputs)) if math.isfinite(total) else math.inf
-
-
 class DamageCurve:
     """Damage over energy: straight between the measured points on log-log axes, never falling.
 
@@ -120,7 +100,7 @@ class DamageCurve:
         """From (energy, damage) as measured, at least one; violations of the order are pooled."""
         points = sorted((max(energy, _TINY_ENERGY), damage) for energy, damage in known)
         self._x = [math.log(energy) for energy, _ in points]
-        self._y = _pooled([math.log(min(max(damage, _TINY_DAMAGE), 1e9)) for _, damage in points])
+        self._y = _pooled([math.log(max(damage, _TINY_DAMAGE)) for _, damage in points])
 
     def __call__(self, energy: float) -> float:
         """Damage in nats per sample."""
@@ -147,13 +127,13 @@ def _pooled(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(count)]
 
 
-def _reestimation_damage(
-    model: nn.Module, inputs: Tensor, reference_logits: Tensor, bn_inputs: Tensor, batch_size: int
+def _damage(
+    candidate: nn.Module, inputs: Tensor, reference_logits: Tensor, bn_inputs: Tensor, batch_size: int
 ) -> float:
-    """Damage of the dense network with BatchNorm re-estimated: its statistics are other than the training's."""
-    dense = surgery.build(model, Plan(()))
-    surgery.reestimate_batchnorm(dense, bn_inputs, batch_size)
-    return divergence(dense, inputs, reference_logits, batch_size)
+    """KL divergence once BatchNorm is re-estimated, at most `_RUINED`, as where an output is not finite."""
+    surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
+    found = divergence(reference_logits, outputs_of(candidate, inputs, batch_size=batch_size))
+    return min(found, _RUINED) if math.isfinite(found) else _RUINED
 
 
 def _truncated(model: nn.Module, spec: LayerSpec, choice: Choice, factors: Factors) -> nn.Module:
