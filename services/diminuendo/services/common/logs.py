@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from diminuendo.services.common.settings import LogLevel, LogStyle
 
@@ -26,7 +26,12 @@ def configure(*, service: str, level: LogLevel = "info", style: LogStyle = "auto
         level: The least severe line that is written.
         style: ``json``, ``console``, or ``auto``: console on a terminal, else JSON.
     """
+
+    def stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
+        return {"service": service, **event}
+
     shared: list[Processor] = [
+        stamp,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,7 +48,6 @@ def configure(*, service: str, level: LogLevel = "info", style: LogStyle = "auto
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(service=service)
     _route_standard_logging(shared, last)
 
 

@@ -1,0 +1,97 @@
+"""A whole conductor: folder, database, gRPC and HTTP, from start to a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.conductor.http import application, serving
+from diminuendo.services.conductor.lock import data_folder
+from diminuendo.services.conductor.metrics import Metrics
+from diminuendo.services.conductor.notify import Notifier
+from diminuendo.services.conductor.server import GrpcServer, address, listen, probe
+from diminuendo.services.conductor.settings import ConductorSettings
+from diminuendo.services.conductor.store.base import Clock, Store
+from diminuendo.services.conductor.store.sql import SqlStore, wall_clock
+from diminuendo.services.conductor.waiting import end_lapsed
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A conductor that serves.
+
+    Attributes:
+        grpc: HOST:PORT of gRPC.
+        http: HOST:PORT of the pages.
+        store: Its store.
+        notifier: Who waits for what.
+        sweeper: Ends abandoned jobs; it ends only when the conductor stops, or by a defect.
+    """
+
+    grpc: str
+    http: str
+    store: Store
+    notifier: Notifier
+    sweeper: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def conducting(settings: ConductorSettings, *, clock: Clock = wall_clock) -> AsyncIterator[Running]:
+    """Serve inside; on the way out refuse, drain, stop, in this order.
+
+    Raises:
+        StartError: A port, the folder or the database cannot be used. The ports are tried first, so that one in
+            use leaves no folder behind.
+    """
+    probe("--port", settings.host, settings.port)
+    with (
+        closing(listen("--http-port", settings.host, settings.http_port)) as listener,
+        data_folder(settings.data_dir),
+    ):
+        http = address(settings.host, listener.getsockname()[1])
+        async with _store(settings, clock) as store:
+            notifier, metrics = Notifier(), Metrics(clock)
+            store.subscribe(notifier.publish)
+            async with (
+                _sweeping(store, notifier, clock) as sweeper,
+                serving(application(store, notifier, metrics), listener, drain_s=settings.drain_s),
+                _grpc(settings, store, notifier, metrics, clock) as grpc,
+            ):
+                yield Running(grpc, http, store, notifier, sweeper)
+
+
+@asynccontextmanager
+async def _store(settings: ConductorSettings, clock: Clock) -> AsyncIterator[Store]:
+    store = await asyncio.to_thread(SqlStore.open, settings.url, clock=clock)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _sweeping(store: Store, notifier: Notifier, clock: Clock) -> AsyncIterator[asyncio.Task[None]]:
+    sweeper = asyncio.create_task(end_lapsed(store, notifier, clock), name="sweeper")
+    try:
+        yield sweeper
+    finally:
+        sweeper.cancel()
+        await asyncio.wait({sweeper})
+
+
+@asynccontextmanager
+async def _grpc(
+    settings: ConductorSettings, store: Store, notifier: Notifier, metrics: Metrics, clock: Clock
+) -> AsyncIterator[str]:
+    artifacts = DirectoryStore(settings.artifacts_dir)
+    lease_us = round(settings.lease_s * 1_000_000)
+    server = GrpcServer(store, notifier, metrics, artifacts, clock, lease_us=lease_us)
+    try:
+        yield address(settings.host, await server.start(settings.host, settings.port))
+    finally:
+        await server.refuse()
+        notifier.close()
+        await server.stop(settings.drain_s)

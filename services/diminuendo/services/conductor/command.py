@@ -1,0 +1,81 @@
+"""`diminuendo conductor`: runs a conductor until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from diminuendo.services.common import logs
+from diminuendo.services.common.errors import StartError
+from diminuendo.services.common.process import die_with_parent, stop_signals
+from diminuendo.services.conductor.app import conducting
+from diminuendo.services.conductor.settings import ConductorSettings
+
+_log = logs.get(__name__)
+
+
+def conductor(
+    *,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of everything it keeps.", show_default="./diminuendo-data")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of gRPC; 0: the system chooses.", show_default="50300")] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Port of /metrics, /livez, /readyz; 0: the system chooses.", show_default="50301"),
+    ] = None,
+    lease_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a coordinator may be silent before it loses its job.", show_default="30"),
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    with_parent: Annotated[
+        bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
+    ] = None,
+) -> None:
+    """Run the conductor: the API, the queue and the database.
+
+    Prints `ready grpc=HOST:PORT http=HOST:PORT` when it serves; logs go to stderr. Every option can also be given
+    as DIMINUENDO_CONDUCTOR_..., e.g. DIMINUENDO_CONDUCTOR_PORT.
+    """
+    try:
+        settings = ConductorSettings.load(
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            http_port=http_port,
+            lease_s=lease_s,
+            log_level=log_level,
+            with_parent=with_parent,
+        )
+        logs.configure(service="conductor", level=settings.log_level, style=settings.log_style)
+        if settings.with_parent:
+            die_with_parent()
+        code = asyncio.run(_run(settings))
+    except StartError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)
+
+
+async def _run(settings: ConductorSettings) -> Literal[0, 1]:
+    """Serve until a signal comes; 1 when something broke instead."""
+    with stop_signals() as asked:
+        async with conducting(settings) as running:
+            typer.echo(f"ready grpc={running.grpc} http={running.http}")
+            _log.info("serving", grpc=running.grpc, http=running.http, data_dir=str(settings.data_dir))
+            told = asyncio.create_task(asked.wait())
+            await asyncio.wait({told, running.sweeper}, return_when=asyncio.FIRST_COMPLETED)
+            broken = running.sweeper.done()
+            if broken:
+                _log.error("sweeper_failed", exc_info=running.sweeper.exception())
+            told.cancel()
+            _log.info("stopping", drain_s=settings.drain_s)
+    _log.info("stopped")
+    return 1 if broken else 0

@@ -1,0 +1,108 @@
+"""What happens around every call: its errors go out as google.rpc.Status, its code and time are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeAlias
+
+import grpc
+from grpc.aio import AbortError, ServicerContext
+
+from diminuendo.services.common import logs
+from diminuendo.services.common.errors import DiminuendoError, InternalError, to_status
+from diminuendo.services.conductor.metrics import Metrics
+
+OURS = "/diminuendo."
+_log = logs.get(__name__)
+_Context = ServicerContext[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of our own services; health and reflection pass as they are."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Count into these metrics."""
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler | None:
+        """The handler of the call, wrapped."""
+        handler = await continuation(handler_call_details)
+        path = str(handler_call_details.method)
+        if handler is None or not path.startswith(OURS):
+            return handler
+        method = path.rpartition("/")[2]
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, behaviour: Any) -> Callable[[Any, _Context], Awaitable[Any]]:
+        async def call(request: Any, context: _Context) -> Any:
+            with self._counted(method) as ended:
+                try:
+                    return await behaviour(request, context)
+                except Exception as error:  # noqa: BLE001 - each goes to the client, logged
+                    await _refuse(method, error, context, ended)
+
+        return call
+
+    def _stream(self, method: str, behaviour: Any) -> Callable[[Any, _Context], Awaitable[None]]:
+        async def call(request: Any, context: _Context) -> None:
+            with self._counted(method) as ended:
+                try:
+                    # A generator that the server merely drops when the client leaves is closed at some later
+                    # collection; this one is closed here and now, with what it holds.
+                    async with aclosing(behaviour(request, context)) as replies:
+                        async for reply in replies:
+                            await context.write(reply)
+                except Exception as error:  # noqa: BLE001 - each goes to the client, logged
+                    await _refuse(method, error, context, ended)
+
+        return call
+
+    @contextmanager
+    def _counted(self, method: str) -> Iterator[list[grpc.StatusCode]]:
+        """Count the call with the code that is left in the list; OK without one."""
+        start = time.monotonic()
+        ended: list[grpc.StatusCode] = []
+        try:
+            yield ended
+        except asyncio.CancelledError:
+            ended.append(grpc.StatusCode.CANCELLED)
+            raise
+        finally:
+            code = ended[-1] if ended else grpc.StatusCode.OK
+            self._metrics.rpcs.labels(method, code.name).inc()
+            self._metrics.rpc_seconds.labels(method).observe(time.monotonic() - start)
+
+
+async def _refuse(method: str, error: Exception, context: _Context, ended: list[grpc.StatusCode]) -> None:
+    """End the call with the error; one that nobody expected is logged under an id that the client is told."""
+    if isinstance(error, AbortError):
+        raise error
+    if not isinstance(error, DiminuendoError):
+        error_id = secrets.token_hex(8)
+        _log.error("rpc_failed", method=method, error_id=error_id, exc_info=error)
+        error = InternalError(
+            f"the conductor failed in {method}; look for error id {error_id} in its log", error_id=error_id
+        )
+    else:
+        _log.info("rpc_refused", method=method, code=error.code.name, reason=error.reason, error=str(error))
+    ended.append(error.code)
+    await context.abort_with_status(to_status(error))

@@ -1,0 +1,77 @@
+"""Wakes those who wait for something in the database to change. Belongs to one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diminuendo.services.common.errors import StoppingError
+from diminuendo.services.conductor.records import Changes
+
+QUEUE = "queue"
+"""Key of those who wait for a job to become free."""
+CANCELLING = "cancelling"
+"""Key of those who wait for jobs to be cancelled."""
+
+
+class Notifier:
+    """Hands the store's changes to the tasks that listen for them.
+
+    A listener clears its event, looks at the store, and then waits: what changes after the look sets the event, so
+    nothing is missed.
+    """
+
+    def __init__(self) -> None:
+        """Belong to the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._closed = False
+
+    def publish(self, changes: Changes) -> None:
+        """Wake whom the changes concern; from any thread."""
+        keys = set(changes.jobs)
+        keys |= {QUEUE} if changes.queue else set()
+        keys |= {CANCELLING} if changes.cancelling else set()
+        self._loop.call_soon_threadsafe(self._wake, keys)
+
+    @contextmanager
+    def listen(self, key: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job of this name, or what this key stands for, changes."""
+        event = asyncio.Event()
+        self._listeners.setdefault(key, set()).add(event)
+        try:
+            yield event
+        finally:
+            self._listeners[key].discard(event)
+            if not self._listeners[key]:
+                del self._listeners[key]
+
+    @property
+    def listening(self) -> int:
+        """How many listen now."""
+        return sum(map(len, self._listeners.values()))
+
+    def close(self) -> None:
+        """Wake everybody for good: see `check_open`."""
+        self._closed = True
+        self._wake(set(self._listeners))
+
+    def check_open(self) -> None:
+        """To be called after each waking. StoppingError when the server stops."""
+        if self._closed:
+            raise StoppingError("the conductor is stopping; connect again and ask for what comes after")
+
+    def _wake(self, keys: set[str]) -> None:
+        for key in keys:
+            for event in self._listeners.get(key, ()):
+                event.set()
+
+
+async def wait(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Return when the event is set or the time is over."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,136 @@
+"""The conductor's gRPC server: services, health, reflection, limits."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any
+
+import grpc
+from diminuendo.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    coordinator_service_pb2,
+    coordinator_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.common.errors import StartError
+from diminuendo.services.conductor.interceptor import CallInterceptor
+from diminuendo.services.conductor.metrics import Metrics
+from diminuendo.services.conductor.notify import Notifier
+from diminuendo.services.conductor.servicers.artifact_service import ArtifactService
+from diminuendo.services.conductor.servicers.coordinator_service import CoordinatorService
+from diminuendo.services.conductor.servicers.job_service import JobService
+from diminuendo.services.conductor.store.base import Clock, Store
+
+MAX_MESSAGE = 4 * 1024 * 1024
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    # Two processes that share a port would each get half of the calls: a port in use is an error.
+    ("grpc.so_reuseport", 0),
+    # A client whose machine is gone sends no goodbye: find out, and let go of its streams.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (job_service_pb2, "JobService"),
+        (coordinator_service_pb2, "CoordinatorService"),
+        (artifact_service_pb2, "ArtifactService"),
+    )
+)
+
+
+class GrpcServer:
+    """The server with everything registered. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        notifier: Notifier,
+        metrics: Metrics,
+        artifacts: DirectoryStore,
+        clock: Clock,
+        *,
+        lease_us: int,
+    ) -> None:
+        """Register the services; nothing listens yet."""
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(metrics)], options=OPTIONS)
+        self._health: Any = health_aio.HealthServicer()
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier), self._server)
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+            CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us), self._server
+        )
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(artifacts), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, say that all is well, and return the port."""
+        try:
+            bound = self._server.add_insecure_port(address(host, port))
+        except RuntimeError:
+            raise port_in_use("--port", host, port) from None
+        await self._server.start()
+        for name in SERVICES:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return bound
+
+    async def refuse(self) -> None:
+        """Say that nothing more is served, for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, drain_s: float) -> None:
+        """Take no new call, let the present ones go on for so long, then end them."""
+        await self._server.stop(drain_s)
+
+
+def listen(option: str, host: str, port: int) -> socket.socket:
+    """A bound, listening socket.
+
+    Raises:
+        StartError: The port is in use, or the host is not one of this machine's.
+    """
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise StartError(f"--host {host!r} is not an address ({error.strerror}); give one of this machine's") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use(option, host, port) from None
+        raise StartError(
+            f"{option} {port} on --host {host!r} cannot be listened on ({error.strerror}); choose another"
+        ) from None
+    return listener
+
+
+def probe(option: str, host: str, port: int) -> None:
+    """StartError when the port cannot be had; asked before gRPC tries, which would say so in its own words."""
+    listen(option, host, port).close()
+
+
+def port_in_use(option: str, host: str, port: int) -> StartError:
+    """The error of a port that another process has."""
+    return StartError(f"{option} {port} on {host} is in use; stop what listens there, or choose another ({option} 0)")
+
+
+def address(host: str, port: int) -> str:
+    """HOST:PORT, with IPv6 hosts in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,1 @@
+"""The wire's side: parse, call the domain, translate, reply."""

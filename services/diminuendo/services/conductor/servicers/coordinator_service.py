@@ -1,0 +1,94 @@
+"""CoordinatorService: the API between the conductor and the coordinators."""
+
+# ruff: noqa: N802 - the methods are named by the protos
+from __future__ import annotations
+
+from typing import Any
+
+from diminuendo.v1 import coordinator_service_pb2 as v1
+from diminuendo.v1 import coordinator_service_pb2_grpc
+from grpc.aio import ServicerContext
+
+from diminuendo.services.common import logs
+from diminuendo.services.conductor import validate_held as validate
+from diminuendo.services.conductor.jobs import timestamp
+from diminuendo.services.conductor.metrics import Metrics
+from diminuendo.services.conductor.notify import Notifier
+from diminuendo.services.conductor.records import State
+from diminuendo.services.conductor.store.base import Clock, Store
+from diminuendo.services.conductor.translate import to_lease
+from diminuendo.services.conductor.waiting import lease_within
+
+_log = logs.get(__name__)
+_Context = ServicerContext[Any, Any]
+
+
+class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
+    """Serves the leases of a store's jobs."""
+
+    def __init__(self, store: Store, notifier: Notifier, metrics: Metrics, clock: Clock, *, lease_us: int) -> None:
+        """Leases last `lease_us` from the last sign of life."""
+        self._store, self._notifier, self._metrics, self._clock = store, notifier, metrics, clock
+        self._lease_us = lease_us
+
+    async def LeaseJob(self, request: v1.LeaseJobRequest, context: _Context) -> v1.LeaseJobResponse:
+        """The next job, or an answer without one."""
+        asking = validate.lease_job(request)
+        self._metrics.heard_of(
+            asking.coordinator, busy=0, idle=asking.evaluators, for_us=asking.wait_us + self._lease_us
+        )
+        lease = await lease_within(
+            self._store,
+            self._notifier,
+            self._clock,
+            coordinator=asking.coordinator,
+            request_id=asking.request_id,
+            lease_us=self._lease_us,
+            wait_us=asking.wait_us,
+        )
+        if lease is None:
+            return v1.LeaseJobResponse()
+        _log.info("job_leased", job=lease.job.name, coordinator=asking.coordinator, epoch=lease.job.epoch)
+        return v1.LeaseJobResponse(lease=to_lease(lease))
+
+    async def Heartbeat(self, request: v1.HeartbeatRequest, context: _Context) -> v1.HeartbeatResponse:
+        """Extend the lease."""
+        validate.writer(request.job_name, request.epoch)
+        job = await self._store.heartbeat(request.job_name, epoch=request.epoch, lease_us=self._lease_us)
+        busy = sum(1 for evaluator in request.evaluators if evaluator.work)
+        self._metrics.heard_of(job.coordinator, busy=busy, idle=len(request.evaluators) - busy, for_us=self._lease_us)
+        return v1.HeartbeatResponse(
+            expire_time=timestamp(job.lease_expire_time or 0), cancel_requested=job.state is State.CANCELLING
+        )
+
+    async def BatchGetEvaluations(
+        self, request: v1.BatchGetEvaluationsRequest, context: _Context
+    ) -> v1.BatchGetEvaluationsResponse:
+        """Outcomes known by key."""
+        outcomes = dict(await self._store.get_evaluations(validate.keys(request)))
+        validate.answer_size(outcomes)
+        found = [v1.StoredEvaluation(key=key, outcome=outcome) for key, outcome in outcomes.items()]
+        return v1.BatchGetEvaluationsResponse(evaluations=found)
+
+    async def ReportEvaluation(
+        self, request: v1.ReportEvaluationRequest, context: _Context
+    ) -> v1.ReportEvaluationResponse:
+        """Store an outcome."""
+        report = validate.report(request)
+        if await self._store.report_evaluation(request.job_name, epoch=request.epoch, report=report):
+            self._metrics.count_evaluation(report.evaluation)
+        return v1.ReportEvaluationResponse()
+
+    async def CommitStep(self, request: v1.CommitStepRequest, context: _Context) -> v1.CommitStepResponse:
+        """Store a step."""
+        step = validate.step(request)
+        if await self._store.commit_step(request.job_name, epoch=request.epoch, step=step):
+            self._metrics.steps.inc()
+        return v1.CommitStepResponse()
+
+    async def ReleaseJob(self, request: v1.ReleaseJobRequest, context: _Context) -> v1.ReleaseJobResponse:
+        """End the lease, and with an outcome the job."""
+        outcome = validate.release(request)
+        job = await self._store.release_job(request.job_name, epoch=request.epoch, outcome=outcome)
+        _log.info("job_released", job=job.name, epoch=request.epoch, state=job.state.name)
+        return v1.ReleaseJobResponse()

@@ -1,0 +1,119 @@
+"""What a job's coordinator changes, as operations on the SQL store's transaction."""
+
+from __future__ import annotations
+
+from diminuendo.v1 import job_pb2
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
+
+from diminuendo.services.conductor import leases as rules
+from diminuendo.services.conductor.jobs import Draft
+from diminuendo.services.conductor.records import CommittedStep, Job, Lease, Outcome, Report, State
+from diminuendo.services.conductor.store import rows
+from diminuendo.services.conductor.store.owned import store_draft
+from diminuendo.services.conductor.store.tables import evaluations, jobs, reports, session_states, steps
+from diminuendo.services.conductor.store.writer import Transaction
+
+HELD = tuple(state.name for state in State if state.held)
+
+
+def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) -> Lease | None:
+    """Give the next job to a coordinator."""
+    same = and_(jobs.c.coordinator == coordinator, jobs.c.lease_request == request_id, jobs.c.state.in_(HELD))
+    again = _first(tx, same) if request_id else None
+    if again is not None:
+        job = rules.extend(again, tx.now, lease_us=lease_us)
+        rows.save(tx.connection, job)
+        return _lease(tx, job)
+    lost = or_(jobs.c.lease_expire_time <= tx.now, jobs.c.coordinator == coordinator)
+    _lapse(tx, lost)
+    job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, lost))
+    job_free = job_free or _first(tx, jobs.c.state == State.QUEUED.name)
+    if job_free is None:
+        return None
+    draft = rules.grant(job_free, tx.now, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
+    store_draft(tx, draft)
+    return _lease(tx, draft.job)
+
+
+def _first(tx: Transaction, condition: ColumnElement[bool]) -> Job | None:
+    query = select(jobs).where(condition).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
+    row = tx.connection.execute(query).mappings().one_or_none()
+    return None if row is None else rows.to_job(row)
+
+
+def _lease(tx: Transaction, job: Job) -> Lease:
+    body = select(session_states.c.body).where(session_states.c.job_id == job.id)
+    return Lease(job, tx.connection.execute(body).scalar_one_or_none() or b"")
+
+
+def _lapse(tx: Transaction, lost: ColumnElement[bool]) -> int:
+    query = select(jobs).where(jobs.c.state == State.CANCELLING.name, lost).with_for_update(skip_locked=True)
+    gone = [rows.to_job(row) for row in tx.connection.execute(query).mappings()]
+    for job in gone:
+        store_draft(tx, rules.lapse(job, tx.now))
+    return len(gone)
+
+
+def end_lapsed(tx: Transaction) -> int:
+    """End CANCELLING jobs whose lease has ended."""
+    return _lapse(tx, jobs.c.lease_expire_time <= tx.now)
+
+
+def heartbeat(tx: Transaction, name: str, *, epoch: int, lease_us: int) -> Job:
+    """Extend the lease."""
+    job = _fenced(tx, name, epoch)
+    job = rules.extend(job, tx.now, lease_us=lease_us)
+    rows.save(tx.connection, job)
+    return job
+
+
+def _fenced(tx: Transaction, name: str, epoch: int) -> Job:
+    job = rows.load(tx.connection, name, for_update=True)
+    rules.fence(job, epoch)
+    return job
+
+
+def report(tx: Transaction, name: str, *, epoch: int, report: Report) -> bool:
+    """Store an outcome, and note the evaluation unless the log has it."""
+    job = _fenced(tx, name, epoch)
+    key, index = report.evaluation.key, report.evaluation.index
+    known = select(evaluations.c.key).where(evaluations.c.key == key)
+    if report.outcome and tx.connection.execute(known).first() is None:
+        tx.connection.execute(insert(evaluations).values(key=key, outcome=report.outcome, time=tx.now))
+    noted = select(reports.c.key).where(reports.c.job_id == job.id, reports.c.work_index == index, reports.c.key == key)
+    if tx.connection.execute(noted).first() is not None:
+        return False
+    tx.connection.execute(insert(reports).values(job_id=job.id, work_index=index, key=key))
+    draft = Draft(job, tx.now)
+    draft.note(job_pb2.JobEvent(evaluation_finished=report.evaluation))
+    store_draft(tx, draft)
+    return True
+
+
+def commit(tx: Transaction, name: str, *, epoch: int, step: CommittedStep) -> bool:
+    """Store a step, unless it is the last one again."""
+    job = _fenced(tx, name, epoch)
+    body = step.step.SerializeToString(deterministic=True)
+    if step.step.step == job.next_step - 1:
+        before = select(steps.c.body).where(steps.c.job_id == job.id, steps.c.step == step.step.step)
+        if tx.connection.execute(before).scalar_one() != body:
+            raise rules.out_of_order(job, step, "it was committed with another content")
+        return False
+    draft = rules.commit(job, tx.now, step)
+    store_draft(tx, draft)
+    tx.connection.execute(insert(steps).values(job_id=job.id, step=step.step.step, epoch=epoch, time=tx.now, body=body))
+    if step.session_state:
+        tx.connection.execute(delete(session_states).where(session_states.c.job_id == job.id))
+        tx.connection.execute(
+            insert(session_states).values(job_id=job.id, step=step.step.step, body=step.session_state)
+        )
+    return True
+
+
+def release(tx: Transaction, name: str, *, epoch: int, outcome: Outcome | None) -> Job:
+    """End the lease, and with an outcome the job."""
+    job = rows.load(tx.connection, name, for_update=True)
+    draft = rules.release(job, tx.now, epoch=epoch, outcome=outcome)
+    store_draft(tx, draft)
+    tx.queue |= draft.job.state is State.QUEUED
+    return draft.job

@@ -1,0 +1,84 @@
+"""What a job's owner changes, as operations on the SQL store's transaction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy import insert, select
+
+from diminuendo.services.common.errors import JobExistsError, RequestReusedError
+from diminuendo.services.conductor import jobs as rules
+from diminuendo.services.conductor.records import Job, NewJob, RequestId, State
+from diminuendo.services.conductor.store import rows
+from diminuendo.services.conductor.store.tables import jobs, requests
+from diminuendo.services.conductor.store.writer import Transaction
+
+
+def create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
+    """Store a new job, or find the one that the same request made."""
+    before = _answered(tx, request)
+    if before is not None:
+        return before
+    if rows.find(tx.connection, new.name) is not None:
+        raise JobExistsError(
+            f"job_id {new.name.rpartition('/')[2]!r} is taken: {new.name} exists; choose another job_id, or leave "
+            "it empty",
+            job=new.name,
+        )
+    draft = rules.create(new, tx.now)
+    key = rows.add(tx.connection, draft.job)
+    rows.append(tx.connection, key, draft)
+    _remember(tx, request, key)
+    tx.jobs.add(new.name)
+    tx.queue = True
+    return replace(draft.job, id=key)
+
+
+def cancel(tx: Transaction, name: str, request: RequestId | None) -> Job:
+    """Ask for a job's end."""
+    before = _answered(tx, request)
+    if before is not None:
+        return before
+    job = rows.load(tx.connection, name, for_update=True)
+    draft = rules.cancel(job, tx.now)
+    store_draft(tx, draft)
+    _remember(tx, request, job.id)
+    tx.cancelling |= draft.job.state is State.CANCELLING
+    return draft.job
+
+
+def store_draft(tx: Transaction, draft: rules.Draft) -> None:
+    """Store a changed job with its events, if it has any."""
+    rows.save(tx.connection, draft.job)
+    if draft.events:
+        rows.append(tx.connection, draft.job.id, draft)
+        tx.jobs.add(draft.job.name)
+
+
+def _answered(tx: Transaction, request: RequestId | None) -> Job | None:
+    """The job that this request was about, when it comes again."""
+    if request is None:
+        return None
+    query = select(requests.c.digest, jobs).join(jobs, jobs.c.id == requests.c.job_id)
+    query = query.where(requests.c.scope == request.scope, requests.c.id == request.id)
+    row = tx.connection.execute(query).mappings().one_or_none()
+    if row is None:
+        return None
+    job = rows.to_job(row)
+    if row["digest"] != request.digest:
+        raise RequestReusedError(
+            f"request_id {request.id!r} came before, with another content, for {job.name}; use a new request_id "
+            "for every new request",
+            request_id=request.id,
+            job=job.name,
+        )
+    return job
+
+
+def _remember(tx: Transaction, request: RequestId | None, job_id: int) -> None:
+    if request is not None:
+        tx.connection.execute(
+            insert(requests).values(
+                scope=request.scope, id=request.id, digest=request.digest, job_id=job_id, time=tx.now
+            )
+        )

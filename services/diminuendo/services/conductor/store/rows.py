@@ -1,0 +1,118 @@
+"""Between rows and records."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from diminuendo.v1 import job_pb2
+from google.protobuf.message import Message
+from sqlalchemy import Connection, RowMapping, insert, select, update
+
+from diminuendo.services.common.errors import JobNotFoundError
+from diminuendo.services.conductor.jobs import Draft
+from diminuendo.services.conductor.records import Job, State
+from diminuendo.services.conductor.store.tables import events, jobs
+
+M = TypeVar("M", bound=Message)
+
+
+def to_job(row: RowMapping) -> Job:
+    """The record of a row of `jobs`."""
+    return Job(
+        id=row["id"],
+        name=row["name"],
+        project=row["project"],
+        state=State[row["state"]],
+        spec=job_pb2.JobSpec.FromString(row["spec"]),
+        labels=row["labels"],
+        progress=_parsed(job_pb2.JobProgress, row["progress"]),
+        result=_parsed(job_pb2.JobResult, row["result"]),
+        failure=_parsed(job_pb2.JobFailure, row["failure"]),
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+        last_sequence=row["last_sequence"],
+        epoch=row["epoch"],
+        next_step=row["next_step"],
+        coordinator=row["coordinator"],
+        lease_request=row["lease_request"],
+        lease_expire_time=row["lease_expire_time"],
+        released=row["released"],
+    )
+
+
+def _parsed(kind: type[M], body: bytes | None) -> M | None:
+    return None if body is None else kind.FromString(body)
+
+
+def _body(message: Message | None) -> bytes | None:
+    return None if message is None else message.SerializeToString()
+
+
+def _mutable(job: Job) -> dict[str, Any]:
+    """The columns that change in a job's life."""
+    return {
+        "state": job.state.name,
+        "progress": _body(job.progress),
+        "result": _body(job.result),
+        "failure": _body(job.failure),
+        "update_time": job.update_time,
+        "start_time": job.start_time,
+        "end_time": job.end_time,
+        "last_sequence": job.last_sequence,
+        "epoch": job.epoch,
+        "next_step": job.next_step,
+        "coordinator": job.coordinator,
+        "lease_request": job.lease_request,
+        "lease_expire_time": job.lease_expire_time,
+        "released": job.released,
+    }
+
+
+def find(connection: Connection, name: str, *, for_update: bool = False) -> Job | None:
+    """The job of a name, if there is one."""
+    query = select(jobs).where(jobs.c.name == name)
+    row = connection.execute(query.with_for_update() if for_update else query).mappings().one_or_none()
+    return None if row is None else to_job(row)
+
+
+def load(connection: Connection, name: str, *, for_update: bool = False) -> Job:
+    """The job of a name; JobNotFoundError otherwise."""
+    job = find(connection, name, for_update=for_update)
+    if job is None:
+        raise JobNotFoundError(f"there is no job {name!r}; see the names with `diminuendo list`", job=name)
+    return job
+
+
+def add(connection: Connection, job: Job) -> int:
+    """Store a new job and return its id."""
+    fixed = {
+        "name": job.name,
+        "project": job.project,
+        "spec": job.spec.SerializeToString(),
+        "labels": dict(job.labels),
+        "create_time": job.create_time,
+    }
+    key = connection.execute(insert(jobs).values(**fixed, **_mutable(job))).inserted_primary_key
+    return int(key[0]) if key else 0
+
+
+def save(connection: Connection, job: Job) -> None:
+    """Store a changed job."""
+    connection.execute(update(jobs).where(jobs.c.id == job.id).values(**_mutable(job)))
+
+
+def append(connection: Connection, job_id: int, draft: Draft) -> None:
+    """Store a draft's events."""
+    rows = [
+        {
+            "job_id": job_id,
+            "sequence": event.sequence,
+            "kind": event.WhichOneof("kind"),
+            "body": event.SerializeToString(),
+        }
+        for event in draft.events
+    ]
+    if rows:
+        connection.execute(insert(events), rows)

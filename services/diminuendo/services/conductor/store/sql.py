@@ -1,0 +1,193 @@
+"""The store on a SQL database: a writer thread, readers beside it, the event loop never blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from diminuendo.v1 import job_pb2
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from diminuendo.services.common.errors import StartError, StoreUnavailableError
+from diminuendo.services.conductor.records import (
+    Changes,
+    CommittedStep,
+    EventPage,
+    Job,
+    Lease,
+    NewJob,
+    Outcome,
+    Report,
+    RequestId,
+    State,
+)
+from diminuendo.services.conductor.store import held, owned, rows
+from diminuendo.services.conductor.store.base import Clock
+from diminuendo.services.conductor.store.connect import READERS, connect
+from diminuendo.services.conductor.store.migrate import upgrade
+from diminuendo.services.conductor.store.tables import evaluations, events, jobs
+from diminuendo.services.conductor.store.writer import Operation, Writer, unavailable
+
+T = TypeVar("T")
+
+
+def wall_clock() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+class SqlStore:
+    """A `Store` in SQLite, one process at a time. See `base.Store` for what each method promises."""
+
+    def __init__(self, writer_engine: Engine, reader_engine: Engine, clock: Clock) -> None:
+        """Use `open` instead."""
+        self._engines = (writer_engine, reader_engine)
+        self._listeners: list[Callable[[Changes], None]] = []
+        self._writer = Writer(writer_engine, clock=clock, publish=self._publish)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    @classmethod
+    def open(cls, url: str, *, clock: Clock = wall_clock) -> SqlStore:
+        """Connect, migrate, start. Blocks for as long as that takes.
+
+        Args:
+            url: Where the database is, as SQLAlchemy writes it, e.g. ``sqlite:///diminuendo.db``.
+            clock: Where the store takes the time from.
+
+        Raises:
+            StartError: The database cannot be opened, or a newer version wrote it.
+        """
+        writer_engine, reader_engine = connect(url)
+        try:
+            upgrade(writer_engine)
+        except SQLAlchemyError as error:
+            raise StartError(
+                f"database {url!r} cannot be opened ({unavailable(error)}); see that its folder is there, "
+                "writable and not full"
+            ) from None
+        return cls(writer_engine, reader_engine, clock)
+
+    def subscribe(self, listener: Callable[[Changes], None]) -> None:
+        """Call the listener after every commit that changed a job."""
+        self._listeners.append(listener)
+
+    def _publish(self, changes: Changes) -> None:
+        for listener in self._listeners:
+            listener(changes)
+
+    async def _write(self, operation: Operation[T]) -> T:
+        return await asyncio.wrap_future(self._writer.submit(operation))
+
+    async def _read(self, query: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            try:
+                with self._engines[1].connect() as connection:
+                    return query(connection)
+            except SQLAlchemyError as error:
+                raise unavailable(error) from error
+
+        try:
+            reading = self._readers.submit(run)
+        except RuntimeError:
+            raise StoreUnavailableError("the store is closed; try again when the conductor is back") from None
+        return await asyncio.wrap_future(reading)
+
+    async def create_job(self, new: NewJob, request: RequestId | None = None) -> Job:
+        """Store a job, queued."""
+        return await self._write(lambda tx: owned.create(tx, new, request))
+
+    async def cancel_job(self, name: str, request: RequestId | None = None) -> Job:
+        """Ask for the job's end."""
+        return await self._write(lambda tx: owned.cancel(tx, name, request))
+
+    async def get_job(self, name: str) -> Job:
+        """One job."""
+        return await self._read(lambda connection: rows.load(connection, name))
+
+    async def list_jobs(
+        self,
+        *,
+        project: str | None = None,
+        states: Collection[State] = (),
+        before_id: int | None = None,
+        limit: int = 50,
+    ) -> Sequence[Job]:
+        """Jobs, newest first."""
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        if project is not None:
+            query = query.where(jobs.c.project == project)
+        if states:
+            query = query.where(jobs.c.state.in_([state.name for state in states]))
+        if before_id is not None:
+            query = query.where(jobs.c.id < before_id)
+        return await self._read(lambda c: [rows.to_job(row) for row in c.execute(query).mappings()])
+
+    async def count_jobs(self) -> Mapping[State, int]:
+        """Number of jobs in each state that has any."""
+        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        return await self._read(lambda c: {State[state]: number for state, number in c.execute(query)})
+
+    async def read_events(self, name: str, *, after: int = 0, limit: int = 500) -> EventPage:
+        """Events with a sequence number above `after`, in order."""
+
+        def query(connection: Connection) -> EventPage:
+            job = rows.load(connection, name)
+            body = select(events.c.body).where(events.c.job_id == job.id, events.c.sequence > after)
+            bodies = connection.execute(body.order_by(events.c.sequence).limit(limit)).scalars()
+            return EventPage(job, tuple(job_pb2.JobEvent.FromString(one) for one in bodies))
+
+        return await self._read(query)
+
+    async def lease_job(self, *, coordinator: str, request_id: str = "", lease_us: int) -> Lease | None:
+        """Give the next job to a coordinator, or None when there is none."""
+        return await self._write(
+            lambda tx: held.lease(tx, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
+        )
+
+    async def next_lease_end(self, states: Collection[State] = (State.RUNNING, State.CANCELLING)) -> int | None:
+        """When the first of the leases of jobs in these states ends, if nobody extends it."""
+        query = select(func.min(jobs.c.lease_expire_time)).where(jobs.c.state.in_([s.name for s in states]))
+        return await self._read(lambda c: c.execute(query).scalar_one())
+
+    async def end_lapsed(self) -> int:
+        """End CANCELLING jobs whose lease has ended."""
+        return await self._write(held.end_lapsed)
+
+    async def heartbeat(self, name: str, *, epoch: int, lease_us: int) -> Job:
+        """Extend the lease."""
+        return await self._write(lambda tx: held.heartbeat(tx, name, epoch=epoch, lease_us=lease_us))
+
+    async def get_evaluations(self, keys: Collection[str]) -> Mapping[str, bytes]:
+        """Outcomes of the keys that are known."""
+        query = select(evaluations.c.key, evaluations.c.outcome).where(evaluations.c.key.in_(keys))
+        return await self._read(lambda c: {row.key: row.outcome for row in c.execute(query)})
+
+    async def report_evaluation(self, name: str, *, epoch: int, report: Report) -> bool:
+        """Store an outcome under its key and note it in the job's log."""
+        return await self._write(lambda tx: held.report(tx, name, epoch=epoch, report=report))
+
+    async def commit_step(self, name: str, *, epoch: int, step: CommittedStep) -> bool:
+        """Store a step."""
+        return await self._write(lambda tx: held.commit(tx, name, epoch=epoch, step=step))
+
+    async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None) -> Job:
+        """End the lease, and with an outcome the job."""
+        return await self._write(lambda tx: held.release(tx, name, epoch=epoch, outcome=outcome))
+
+    async def ping(self) -> None:
+        """Return when the store can be read."""
+        await self._read(lambda connection: connection.execute(select(jobs.c.id).limit(1)).all())
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of everything."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.close()
+        self._readers.shutdown()
+        for engine in self._engines:
+            engine.dispose()

@@ -1,0 +1,126 @@
+"""The tables of the SQL store. A change here comes with a migration; a test compares the two.
+
+Times are microseconds since the epoch, UTC. Bodies are serialized messages of `diminuendo.v1`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key's type is INTEGER.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _job() -> Column[int]:
+    return Column("job_id", _Id, ForeignKey("jobs.id"), primary_key=True)
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("name", String(160), nullable=False),
+    Column("project", String(63), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("spec", LargeBinary, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("progress", LargeBinary),
+    Column("result", LargeBinary),
+    Column("failure", LargeBinary),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+    Column("start_time", BigInteger),
+    Column("end_time", BigInteger),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("next_step", BigInteger, nullable=False),
+    Column("coordinator", String(255), nullable=False),
+    Column("lease_request", String(64), nullable=False),
+    Column("lease_expire_time", BigInteger),
+    Column("released", String(128), nullable=False),
+    UniqueConstraint("name"),
+    Index(None, "state", "id"),
+    Index(None, "project", "id"),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    _job(),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(32), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Append-only. `kind` is for people who look with a SQL shell."""
+
+steps = Table(
+    "steps",
+    metadata,
+    _job(),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+session_states = Table(
+    "session_states",
+    metadata,
+    _job(),
+    Column("step", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""The newest state of each job's search, with the step that it was stored with."""
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("outcome", LargeBinary, nullable=False),
+    Column("time", BigInteger, nullable=False),
+)
+"""Of all jobs. The first outcome of a key stays."""
+
+reports = Table(
+    "reports",
+    metadata,
+    _job(),
+    Column("work_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", String(64), primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Which works each job's log has noted, so that one that is reported again is not noted twice."""
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("scope", String(63), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("job_id", _Id, ForeignKey("jobs.id"), nullable=False),
+    Column("time", BigInteger, nullable=False),
+)

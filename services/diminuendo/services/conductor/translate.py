@@ -1,0 +1,40 @@
+"""From records to the wire."""
+
+from __future__ import annotations
+
+from diminuendo.v1 import coordinator_service_pb2, job_pb2
+
+from diminuendo.services.conductor.jobs import timestamp
+from diminuendo.services.conductor.records import Job, Lease
+
+
+def to_job(job: Job) -> job_pb2.Job:
+    """The resource as clients see it."""
+    return job_pb2.Job(
+        name=job.name,
+        spec=job.spec,
+        state=job.state.wire,
+        progress=job.progress,
+        result=job.result,
+        failure=job.failure,
+        labels=job.labels,
+        create_time=timestamp(job.create_time),
+        start_time=None if job.start_time is None else timestamp(job.start_time),
+        end_time=None if job.end_time is None else timestamp(job.end_time),
+        update_time=timestamp(job.update_time),
+        etag=job.etag,
+        last_sequence=job.last_sequence,
+        epoch=job.epoch,
+    )
+
+
+def to_lease(lease: Lease) -> coordinator_service_pb2.Lease:
+    """The lease as its coordinator sees it."""
+    job = lease.job
+    return coordinator_service_pb2.Lease(
+        job=to_job(job),
+        epoch=job.epoch,
+        expire_time=timestamp(job.lease_expire_time or 0),
+        session_state=lease.session_state,
+        next_step=job.next_step,
+    )

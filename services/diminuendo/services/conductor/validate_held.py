@@ -1,0 +1,165 @@
+"""What coordinators may write: every field that is wrong, with its value and the remedy, in one answer."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from diminuendo.v1 import coordinator_service_pb2, job_pb2
+
+from diminuendo.services.conductor.records import CommittedStep, Outcome, Report
+from diminuendo.services.conductor.validate import Problems, job_name, request_id
+
+MAX_WAIT_S = 30
+MAX_KEYS = 1000
+MIB = 1024 * 1024
+MAX_OUTCOME = MIB
+MAX_STATE = 3 * MIB
+MAX_ANSWER = 3 * MIB
+KINDS = ("prepare", "survey", "evaluate", "judge")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A coordinator that asks for a job."""
+
+    coordinator: str
+    request_id: str
+    wait_us: int
+    evaluators: int
+
+
+def lease_job(request: coordinator_service_pb2.LeaseJobRequest) -> Asking:
+    """Who asks, and for how long."""
+    problems = Problems()
+    if not 1 <= len(request.coordinator) <= 255:
+        problems.add("coordinator", f"{request.coordinator!r} is no name; give 1 to 255 characters")
+    request_id(problems, request.request_id)
+    wait_us = request.wait.ToMicroseconds()
+    if not 0 <= wait_us <= MAX_WAIT_S * 1_000_000:
+        problems.add("wait", f"{wait_us / 1e6:g} s is no waiting time; give 0 to {MAX_WAIT_S} s")
+    if request.evaluators < 0:
+        problems.add("evaluators", f"{request.evaluators} is negative; give the number of evaluators")
+    problems.check()
+    return Asking(request.coordinator, request.request_id, wait_us, request.evaluators)
+
+
+def writer(name: str, epoch: int) -> None:
+    """Name and epoch of whoever writes."""
+    problems = Problems()
+    _writer(problems, name, epoch)
+    problems.check()
+
+
+def keys(request: coordinator_service_pb2.BatchGetEvaluationsRequest) -> tuple[str, ...]:
+    """The keys asked for."""
+    problems = Problems()
+    if len(request.keys) > MAX_KEYS:
+        problems.add("keys", f"{len(request.keys)} keys are too many; ask for at most {MAX_KEYS} at a time")
+    problems.check()
+    return tuple(dict.fromkeys(request.keys))
+
+
+def report(request: coordinator_service_pb2.ReportEvaluationRequest) -> Report:
+    """The evaluation that came back."""
+    problems = Problems()
+    _writer(problems, request.job_name, request.epoch)
+    evaluation = request.evaluation
+    _key(problems, evaluation.key)
+    if evaluation.kind not in KINDS:
+        problems.add("evaluation.kind", f"{evaluation.kind!r} is no kind of work; give one of {', '.join(KINDS)}")
+    if evaluation.index < 0:
+        problems.add("evaluation.index", f"{evaluation.index} is negative; works count from 0")
+    if not (math.isfinite(evaluation.seconds) and evaluation.seconds >= 0):
+        problems.add("evaluation.seconds", f"{evaluation.seconds} is no duration; give seconds from 0 up")
+    _size(problems, "outcome", request.outcome, MAX_OUTCOME)
+    problems.check()
+    return Report(evaluation, request.outcome)
+
+
+def step(request: coordinator_service_pb2.CommitStepRequest) -> CommittedStep:
+    """The step to be stored."""
+    problems = Problems()
+    _writer(problems, request.job_name, request.epoch)
+    if not request.HasField("step"):
+        problems.add("step", "is missing; give the step that was taken")
+    if request.step.step < 0:
+        problems.add("step.step", f"{request.step.step} is negative; steps count from 0")
+    _size(problems, "session_state", request.session_state, MAX_STATE)
+    problems.check()
+    return CommittedStep(request.step, request.session_state, tuple(request.warnings))
+
+
+def release(request: coordinator_service_pb2.ReleaseJobRequest) -> Outcome | None:
+    """How the job ends; None when it does not."""
+    problems = Problems()
+    _writer(problems, request.job_name, request.epoch)
+    kind = request.WhichOneof("outcome")
+    if kind == "result":
+        _result(problems, request.result)
+    if kind == "failure" and not request.failure.reason:
+        problems.add("failure.reason", "'' is no reason; give one in UPPER_SNAKE_CASE, e.g. INTERNAL")
+    problems.check()
+    outcomes: dict[str | None, Outcome] = {
+        "result": request.result,
+        "failure": request.failure,
+        "cancelled": request.cancelled,
+    }
+    return outcomes.get(kind)
+
+
+def artifact(sha256: str, offset: int) -> None:
+    """Which content is read, and from where."""
+    problems = Problems()
+    if not SHA256.fullmatch(sha256):
+        problems.add("sha256", f"{sha256!r} is no sha256; give 64 lower-case hex digits")
+    if offset < 0:
+        problems.add("offset", f"{offset} is negative; give a byte of the content, from 0")
+    problems.check()
+
+
+def answer_size(outcomes: dict[str, bytes]) -> None:
+    """Refuse an answer that no message holds, instead of failing to send it."""
+    total = sum(map(len, outcomes.values()))
+    if total > MAX_ANSWER:
+        problems = Problems()
+        problems.add(
+            "keys",
+            f"the outcomes of these {len(outcomes)} keys are {total} bytes; ask for fewer keys at a time, so that "
+            f"they are at most {MAX_ANSWER}",
+        )
+        problems.check()
+
+
+def _writer(problems: Problems, name: str, epoch: int) -> None:
+    job_name(problems, "job_name", name)
+    if epoch < 1:
+        problems.add("epoch", f"{epoch} is no epoch; give the one of the lease")
+
+
+def _key(problems: Problems, key: str) -> None:
+    if not 1 <= len(key) <= 64:
+        problems.add("evaluation.key", f"{key!r} is no key; give the sha256 of what the outcome depends on")
+
+
+def _size(problems: Problems, field: str, content: bytes, limit: int) -> None:
+    if len(content) > limit:
+        problems.add(field, f"{len(content)} bytes are too many; give at most {limit}")
+
+
+def _result(problems: Problems, result: job_pb2.JobResult) -> None:
+    """A result must be complete: clients write these names into a folder of theirs."""
+    if not result.files:
+        problems.add("result.files", "no file is named; store the result's files and name them")
+    names = [file.name for file in result.files]
+    for file in result.files:
+        if not file.name or file.name in (".", "..") or "/" in file.name or "\\" in file.name or "\0" in file.name:
+            problems.add("result.files.name", f"{file.name!r} is no plain file name; give one without a folder")
+        if names.count(file.name) > 1:
+            problems.add("result.files.name", f"{file.name!r} is named twice; name each file once")
+        if not SHA256.fullmatch(file.sha256):
+            problems.add("result.files.sha256", f"{file.sha256!r} is no sha256; give 64 lower-case hex digits")
+        if file.size_bytes < 0:
+            problems.add("result.files.size_bytes", f"{file.size_bytes} is negative; give the file's size")

@@ -1,0 +1,96 @@
+"""What takes time: following a job's log, waiting for a job to lease, ending jobs that nobody lets go of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from diminuendo.v1 import job_pb2
+
+from diminuendo.services.common import logs
+from diminuendo.services.common.errors import InvalidFieldError, StoreUnavailableError, Violation
+from diminuendo.services.conductor.notify import CANCELLING, QUEUE, Notifier, wait
+from diminuendo.services.conductor.records import Lease, State
+from diminuendo.services.conductor.store.base import Clock, Store
+
+PAGE = 500
+RETRY_S = 1.0
+SECOND_US = 1_000_000
+_log = logs.get(__name__)
+
+
+async def follow(
+    store: Store, notifier: Notifier, name: str, *, after: int = 0, page: int = PAGE
+) -> AsyncIterator[job_pb2.JobEvent]:
+    """A job's events after a sequence number: the stored ones, then new ones, to the one that ends the job.
+
+    Raises:
+        InvalidFieldError: There is no event of that number yet.
+        StoppingError: The server stops.
+    """
+    with notifier.listen(name) as changed:
+        first = True
+        while True:
+            changed.clear()
+            notifier.check_open()
+            seen = await store.read_events(name, after=after, limit=page)
+            if first and after > seen.job.last_sequence:
+                raise InvalidFieldError([_beyond(after, seen.job.last_sequence)])
+            first = False
+            for event in seen.events:
+                yield event
+                after = event.sequence
+            if seen.complete:
+                return
+            if len(seen.events) < page:
+                await changed.wait()
+
+
+def _beyond(after: int, newest: int) -> Violation:
+    return Violation(
+        "after_sequence", f"{after} is past the job's newest event, {newest}; give a number that was seen, or 0"
+    )
+
+
+async def lease_within(
+    store: Store,
+    notifier: Notifier,
+    clock: Clock,
+    *,
+    coordinator: str,
+    request_id: str,
+    lease_us: int,
+    wait_us: int,
+) -> Lease | None:
+    """The next job for a coordinator; None when none comes within the time.
+
+    Raises:
+        StoppingError: The server stops.
+    """
+    deadline = clock() + wait_us
+    with notifier.listen(QUEUE) as changed:
+        while True:
+            changed.clear()
+            notifier.check_open()
+            lease = await store.lease_job(coordinator=coordinator, request_id=request_id, lease_us=lease_us)
+            if lease is not None or clock() >= deadline:
+                return lease
+            ends = await store.next_lease_end()
+            until = deadline if ends is None else min(deadline, ends)
+            await wait(changed, max(0.0, (until - clock()) / SECOND_US))
+
+
+async def end_lapsed(store: Store, notifier: Notifier, clock: Clock) -> None:
+    """For as long as the server runs: end CANCELLING jobs when the lease of their coordinator is over."""
+    with notifier.listen(CANCELLING) as changed:
+        while True:
+            changed.clear()
+            try:
+                ended = await store.end_lapsed()
+                ends = await store.next_lease_end((State.CANCELLING,))
+            except StoreUnavailableError as error:
+                _log.warning("sweep_failed", error=str(error), retry_s=RETRY_S)
+                await wait(changed, RETRY_S)
+                continue
+            if ended:
+                _log.info("lapsed_jobs_cancelled", jobs=ended)
+            await wait(changed, None if ends is None else max(0.0, (ends - clock()) / SECOND_US))
