@@ -8,7 +8,6 @@ from diminuendo.v1 import job_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from diminuendo.client import types
-from diminuendo.client.errors import InvalidArgumentError
 
 _NUMBERS: dict[types.JobState, pb.JobState.ValueType] = {
     state: pb.JobState.Value(f"JOB_STATE_{state.value}")
@@ -34,12 +33,10 @@ def job_spec(source: str, *, delta: float, effort: str, accept: str, seed: int) 
     Raises:
         InvalidArgumentError: A field is wrong; the message names it, its value and the remedy.
     """
-    if not -(2**63) <= seed < 2**63:
-        raise InvalidArgumentError.of("seed", f"{seed} does not fit 64 bits; give a smaller number")
     return pb.JobSpec(
         zoo=types.zoo_name(source),
         delta=types.check_delta(delta),
-        seed=seed,
+        seed=types.check_seed(seed),
         effort=pb.Effort.Value(f"EFFORT_{types.check_choice('effort', effort, types.Effort).upper()}"),
         accept=pb.Accept.Value(f"ACCEPT_{types.check_choice('accept', accept, types.Accept).upper()}"),
     )

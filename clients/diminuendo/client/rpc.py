@@ -9,11 +9,12 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2  # type: ignore[import-untyped]
-from grpc_status import rpc_status  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2  # type: ignore[import-untyped, unused-ignore]
+from grpc_status import rpc_status  # type: ignore[import-untyped, unused-ignore]
 
 from diminuendo.client import errors
 from diminuendo.client.config import ClientConfig, RetryPolicy
+from diminuendo.client.oneline import one_line
 
 Answer = TypeVar("Answer")
 
@@ -75,6 +76,9 @@ class Connection:
         self.closed = threading.Event()
         self._answered = False
         self.channel = grpc.insecure_channel(target, options=_options(target))
+        self._probe: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
+        )
 
     def close(self) -> None:
         """Close the channel; calls under way end with an error."""
@@ -180,14 +184,15 @@ class Connection:
         self._answered = True
 
     def _connected(self, timeout_s: float) -> bool:
-        """Whether the channel is connected, or gets so in time."""
-        ready = grpc.channel_ready_future(self.channel)
+        """Whether a server answers in time; any answer will do, also that it knows no health service.
+
+        A probe and no watch on the channel's state: grpcio does that in a thread which raises when the channel
+        is closed meanwhile.
+        """
         try:
-            ready.result(timeout=timeout_s)
-        except grpc.FutureTimeoutError:
-            return False
-        finally:
-            ready.cancel()
+            self._probe(b"", timeout=timeout_s, wait_for_ready=True)
+        except grpc.RpcError as error:
+            return _code(error) not in _CUTS
         return True
 
 
@@ -196,7 +201,7 @@ def error_from(error: grpc.RpcError, target: str) -> errors.DiminuendoError:
     code = _code(error)
     details = error.details() if isinstance(error, grpc.Call) else str(error)
     info, violations = _google_rpc(error)
-    message = _one_line(details or "") or f"the server at {target} answered {code.name} without a message"
+    message = one_line(details or "") or f"the server at {target} answered {code.name} without a message"
     kind = _CLASSES.get(code, errors.ServerError)
     if kind is errors.InvalidArgumentError:
         text = "; ".join(f"{item.field}: {item.description}" for item in violations)
@@ -223,7 +228,7 @@ def _google_rpc(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, list
     for detail in status.details:
         bad = error_details_pb2.BadRequest()
         if detail.Unpack(bad):
-            violations += [errors.Violation(item.field, _one_line(item.description)) for item in bad.field_violations]
+            violations += [errors.Violation(item.field, one_line(item.description)) for item in bad.field_violations]
         else:
             detail.Unpack(info)
     return info, violations
@@ -236,10 +241,6 @@ def _code(error: grpc.RpcError) -> grpc.StatusCode:
 
 def _nobody(target: str) -> str:
     return f"no Diminuendo server answers at {target}; start one with `diminuendo serve`, or give its address"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _options(target: str) -> list[tuple[str, int | str]]:

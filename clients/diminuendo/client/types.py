@@ -244,6 +244,13 @@ def check_delta(value: float | str) -> float:
     return delta
 
 
+def check_seed(seed: int) -> int:
+    """The seed, when it is from 0 to 2^63 - 1; InvalidArgumentError otherwise."""
+    if not 0 <= seed < 2**63:
+        raise InvalidArgumentError.of("seed", f"{seed} is out of range; give a whole number from 0 to 2^63 - 1")
+    return seed
+
+
 def zoo_name(source: str) -> str:
     """NAME of ``zoo:NAME``; InvalidArgumentError otherwise."""
     scheme, colon, name = source.partition(":")

@@ -25,6 +25,7 @@ from diminuendo.client.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
+from diminuendo.client.oneline import one_line
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -155,7 +156,7 @@ def _say(error: Exception) -> int:
 
 
 def _line(text: str) -> None:
-    typer.echo("error: " + " ".join(text.split()), err=True)
+    typer.echo(f"error: {one_line(text)}", err=True)
 
 
 def _flush() -> None:

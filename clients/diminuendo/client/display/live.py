@@ -49,7 +49,7 @@ class Frame:
         view = self.view
         row = _row("left", "right", flexible=0)
         row.add_row(
-            Text(view.title, style="bold"),
+            Text(text.one_line(view.title), style="bold"),
             Text.assemble(
                 (view.state.value, _STYLES.get(view.state, "")), "  ", text.clock(view.elapsed_s(self._now()))
             ),
@@ -101,9 +101,9 @@ class Frame:
             return Text(text.one_line(view.trouble), style="red", no_wrap=True, overflow="ellipsis")
         if view.warnings and not view.state.final:
             warning = view.warnings[-1]
-            line = f"warning {warning.reason}: {text.one_line(warning.message)}"
-            return Text(line, style="yellow", no_wrap=True, overflow="ellipsis")
-        line = view.note or text.one_line(view.reason if view.state.final else view.summary)
+            line = f"warning {warning.reason}: {warning.message}"
+            return Text(text.one_line(line), style="yellow", no_wrap=True, overflow="ellipsis")
+        line = text.one_line(view.note or (view.reason if view.state.final else view.summary))
         return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
 
 
@@ -125,10 +125,10 @@ def _cells(done: EvaluationFinished, *, wide: bool) -> list[RenderableType]:
     figures = ["", ""] if candidate is None else [text.times(candidate.params_ratio), text.points(candidate.drop)]
     if candidate is None and done.kind == "evaluate":
         figures = ["diverged", ""]
-    cells = [str(done.index), done.kind, text.one_line(done.subject), text.epochs(done), figures[0]]
+    cells = [str(done.index), text.one_line(done.kind), text.one_line(done.subject), text.epochs(done), figures[0]]
     if wide:
         cells.append("" if candidate is None else text.times(candidate.macs_ratio))
-    cells += [figures[1], text.took(done), done.evaluator if wide else _short(done.evaluator)]
+    cells += [figures[1], text.took(done), text.one_line(done.evaluator if wide else _short(done.evaluator))]
     return [Text(cell) for cell in cells]
 
 

@@ -54,7 +54,7 @@ class PlainDisplay:
             case WarningRaised():
                 return f"warning {event.reason}: {text.one_line(event.message)}"
             case Leased():
-                return f"leased by {event.coordinator}"
+                return f"leased by {text.one_line(event.coordinator)}"
         return ""
 
     def _step(self, event: StepCommitted) -> str:

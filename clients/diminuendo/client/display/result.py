@@ -16,12 +16,12 @@ def show_result(console: Console, result: ResultFolder) -> None:
     console.print(comparison(result))
     console.print()
     for line in verdict(result.certificate):
-        console.print(line, soft_wrap=True)
-    console.print(Text(f"times measured on {text.one_line(result.machine)}", style="dim"), soft_wrap=True)
+        console.print(line)
+    console.print(Text(f"times measured on {text.one_line(result.machine)}", style="dim"))
     console.print()
     console.print(layers(result))
     for name, reason in result.left_dense.items():
-        console.print(Text(f"{name} was left as it is: {text.one_line(reason)}", style="dim"), soft_wrap=True)
+        console.print(Text(f"{name} was left as it is: {text.one_line(reason)}", style="dim"))
     console.print()
 
 

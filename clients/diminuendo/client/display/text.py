@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diminuendo.client.oneline import one_line as one_line
 from diminuendo.client.types import Candidate, EvaluationFinished
 
 
@@ -38,8 +39,3 @@ def took(done: EvaluationFinished) -> str:
 def epochs(done: EvaluationFinished) -> str:
     """Epochs of an evaluation; empty when it tuned nothing."""
     return f"{done.epochs:g}" if done.epochs else ""
-
-
-def one_line(text: str) -> str:
-    """The text with every run of white space as one space."""
-    return " ".join(text.split())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+import itertools
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +19,8 @@ from diminuendo.client.display.follow import open_display
 from diminuendo.client.display.inline import InlineFeed
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View
-from diminuendo.client.errors import DiminuendoError, FolderNotEmptyError, InvalidArgumentError
-from diminuendo.client.types import JobState, check_delta, zoo_name
+from diminuendo.client.errors import DiminuendoError, FolderNotEmptyError, InvalidArgumentError, NotFoundError
+from diminuendo.client.types import JobState, check_delta, check_seed, zoo_name
 
 
 def compress(
@@ -34,14 +37,16 @@ def compress(
 ) -> None:
     """Compress a network here, without a server; ends with the line `result: DIR`."""
     tolerance, name = check_delta(delta), zoo_name(source)
-    folder = _folder(out, name)
-    console = Console(stderr=True)
-    with open_display(console, View(source, delta=tolerance, note="loading the engine")) as display:
-        feed = InlineFeed(display)
-        feed.state(JobState.RUNNING)
-        run, mistakes = _engine()
-        try:
-            run(
+    check_seed(seed)
+    with _mistakes():
+        _engine("zoo.catalog").find(name)
+    with _result_folder(out, name) as folder:
+        console = Console(stderr=True)
+        with open_display(console, View(source, delta=tolerance)) as display, _mistakes():
+            feed = InlineFeed(display)
+            feed.state(JobState.RUNNING)
+            display.say(note="loading the engine")
+            _engine("compress").compress(
                 source,
                 tolerance,
                 effort=effort,
@@ -52,9 +57,7 @@ def compress(
                 on_step=feed.on_step,
                 on_done=feed.on_done,
             )
-        except mistakes as error:
-            raise InvalidArgumentError(str(error)) from error
-        feed.state(JobState.SUCCEEDED)
+            feed.state(JobState.SUCCEEDED)
     raise typer.Exit(_finish(read_result(folder)))
 
 
@@ -65,31 +68,51 @@ def _finish(result: ResultFolder) -> int:
     return options.SUCCEEDED if result.certificate.inside_delta else options.NOTHING_INSIDE
 
 
-def _engine() -> tuple[Callable[..., Any], tuple[type[Exception], ...]]:
-    """The engine's `compress`, and its errors that are a user's mistakes. The client may not import it statically."""
+def _engine(module: str) -> Any:
+    """A module of the engine, which the client may not import statically; DiminuendoError when it is not here."""
     try:
-        run = importlib.import_module("diminuendo.engine").compress
-        mistakes = (
-            importlib.import_module("diminuendo.engine.task").TaskError,
-            importlib.import_module("diminuendo.engine.zoo.catalog").UnknownNetworkError,
-        )
+        return importlib.import_module(f"diminuendo.engine.{module}")
     except ImportError as error:
         raise DiminuendoError(
             f"the engine is not installed ({error}); pip install 'diminuendo[engine]',"
             " or use a server: diminuendo submit"
         ) from error
-    return run, mistakes
 
 
-def _folder(out: Path | None, name: str) -> Path:
-    """Where the result goes: the folder asked for, which must be empty, or a free one under ./results."""
-    if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise FolderNotEmptyError(f"{out} is not an empty folder; give another one to --out, or empty it")
-        return out
-    base = Path("results") / name
-    folder, number = base, 1
-    while folder.exists() and any(folder.iterdir()):
-        number += 1
-        folder = base.with_name(f"{name}-{number}")
-    return folder
+@contextlib.contextmanager
+def _mistakes() -> Iterator[None]:
+    """The engine's errors that are a user's mistakes, as the client's own."""
+    unknown = _engine("zoo.catalog").UnknownNetworkError
+    try:
+        yield
+    except unknown as error:
+        raise NotFoundError(f"source: {error}") from error
+    except ValueError as error:
+        task = sys.modules.get("diminuendo.engine.task")
+        if task is None or not isinstance(error, task.TaskError):
+            raise
+        raise InvalidArgumentError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _result_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """An empty folder, made now so that a run does not fail at its end; removed again when nothing came."""
+    if out is None:
+        out = _free(Path("results") / name)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderNotEmptyError(f"out: {out} is not an empty folder; give another one, or empty it")
+    existed = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield out
+    except BaseException:
+        if not existed:
+            with contextlib.suppress(OSError):  # not empty: a result cut short is left to look at
+                out.rmdir()
+        raise
+
+
+def _free(base: Path) -> Path:
+    """`base`, or the first of base-2, base-3, ... that is not there."""
+    numbered = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([base], numbered) if not folder.exists())
