@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Mapping
 
 import torch
-from diminuendo.engine.profile import Profile, profile
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -16,7 +14,8 @@ from diminuendo.engine import surgery
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.formats.base import Moments
-from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.plan import Plan
+from diminuendo.engine.profile import Profile, profile
 from diminuendo.engine.score import divergence, outputs_of, scores_of, verdict
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
@@ -35,7 +34,7 @@ from diminuendo.engine.search.work import (
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.survey import calibrate, discover, factors, moments
 from diminuendo.engine.task import Task, TaskError
-from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, resolve, user_code
+from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, fast, resolve, user_code
 
 __all__ = ["UserCodeError", "Worker"]
 
@@ -109,9 +108,9 @@ class Worker:
         task = bench.task
         example = bench.search_half.inputs[:1]
         with user_code("the network's forward"):
-            found = discover.discover(task.model, example)
-            figures = profile(task.model, example, time=False)
-            seen = moments.collect(task.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
+            found = discover.discover(bench.model, example)
+            figures = profile(bench.model, example, time=False)
+            seen = moments.collect(bench.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
         costs = {layer.name: Cost(layer.params, layer.macs) for layer in figures.layers}
         return Prepared(
             task=bench.digest,
@@ -129,7 +128,7 @@ class Worker:
         )
 
     def _survey(self, bench: Workbench, question: SurveyLayer, start: float) -> Surveyed:
-        model = bench.task.model
+        model = bench.model
         if question.moments not in self._moments:
             self._moments = {question.moments: moments.from_tensors(self._cache.tensors(question.moments))}
         found = discover.discover(model, bench.search_half.inputs[:1])
@@ -179,13 +178,13 @@ class Worker:
         plan = Plan(question.choices)
         if question.parent is not None and question.parent.choices == question.choices:
             return self._tuned(bench, question.parent)
-        candidate = surgery.build(bench.task.model, plan)
+        candidate = fast(surgery.build(bench.model, plan), bench.task.train.inputs)
         made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
         if question.parent is None:
             surgery.load_factors(candidate, plan, made)
             return candidate
         state = surgery.warm_start(
-            bench.task.model,
+            bench.model,
             Plan(question.parent.choices),
             self._cache.tensors(question.parent.weights),
             plan,
@@ -197,8 +196,7 @@ class Worker:
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:
         """A candidate with its tuned weights."""
         plan = Plan(tuned.choices)
-        dense = all(choice == DENSE for choice in plan.values())
-        model = copy.deepcopy(bench.task.model) if dense else surgery.build(bench.task.model, plan)
+        model = fast(surgery.build(bench.model, plan), bench.task.train.inputs)
         model.load_state_dict(self._cache.tensors(tuned.weights))
         return model.eval()
 
@@ -212,7 +210,7 @@ class Worker:
                 return scores_of(task.metric, outputs_of(model, sealed.inputs), sealed.targets)
 
         finalists = [self._tuned(bench, tuned) for tuned in question.finalists]
-        original = scores(task.model)
+        original = scores(bench.model)
         verdicts = tuple(verdict(task.metric, original, scores(model)) for model in finalists)
         control = verdict(task.metric, original, scores(self._tuned(bench, question.control)))
         example = sealed.inputs[:1]
@@ -220,8 +218,8 @@ class Worker:
             original=float(original.mean()),
             finalists=verdicts,
             control=control,
-            original_profile=_summary(profile(task.model, example), task.model, bench),
-            profiles=tuple(_summary(profile(model, example), task.model, bench) for model in finalists),
+            original_profile=_summary(profile(bench.model, example), bench.model, bench),
+            profiles=tuple(_summary(profile(model, example), bench.model, bench) for model in finalists),
             machine=_machine(),
             seconds=time.perf_counter() - start,
         )

@@ -44,7 +44,8 @@ def first(space: Space, settings: Settings) -> list[Proposal]:
     """Plans of the multiplier path, log-spaced in params, from the stored factors."""
     points = path(space)
     mildest = min(space.total.params / settings.least_ratio, points[0].params)
-    smallest = max(1, points[-1].params)
+    bearable = [point.params for point in points if point.damage <= settings.most_damage]
+    smallest = max(1, min(bearable, default=points[-1].params))
     span = math.log(max(mildest / smallest, 1.0))
     count = settings.budgets
     targets = [mildest * math.exp(-span * i / max(1, count - 1)) for i in range(count)]

@@ -15,13 +15,14 @@ class Settings:
     Attributes:
         budgets: Plans of the first round, log-spaced in params.
         least_ratio: Params ratio of the mildest plan of the first round.
+        most_damage: Predicted damage of the strongest one, in nats before tuning.
         first_epochs: Tuning of each plan of the first round.
         kept: Plans that go on, the ones nearest to delta.
         kept_epochs: Further tuning of the kept ones.
         bracket: Plans between the last one inside delta and the first one outside, from the former's weights.
         bracket_epochs: Tuning of each of those.
         moves: Evaluations of the annealing.
-        window: Annealing proposals under way at a time: proposal k knows the outcomes up to k - window, however
+        window: Annealing proposals under way at a time. Proposal k knows the outcomes up to k - window, however
             many evaluators there are, so that decisions do not depend on their number.
         move_epochs: Tuning of each of those.
         surrogate_moves: Moves on the surrogate for each proposal.
@@ -34,6 +35,7 @@ class Settings:
 
     budgets: int
     least_ratio: float
+    most_damage: float
     first_epochs: int
     kept: int
     kept_epochs: int
@@ -52,17 +54,17 @@ class Settings:
 
 EFFORTS: dict[EffortName, Settings] = {
     "quick": Settings(
-        budgets=6, least_ratio=2.0, first_epochs=2, kept=3, kept_epochs=4, bracket=4, bracket_epochs=4,
+        budgets=6, least_ratio=2.0, most_damage=2.0, first_epochs=2, kept=3, kept_epochs=4, bracket=4, bracket_epochs=4,
         moves=12, window=4, move_epochs=4, surrogate_moves=1000, step=0.25, cooling=0.75, least_step=0.02,
         finalists=3, final_epochs=8,
     ),
     "normal": Settings(
-        budgets=8, least_ratio=1.5, first_epochs=3, kept=4, kept_epochs=6, bracket=4, bracket_epochs=6,
+        budgets=8, least_ratio=1.5, most_damage=3.0, first_epochs=3, kept=4, kept_epochs=6, bracket=4, bracket_epochs=6,
         moves=24, window=4, move_epochs=6, surrogate_moves=3000, step=0.25, cooling=0.8, least_step=0.01,
         finalists=3, final_epochs=20,
     ),
     "deep": Settings(
-        budgets=12, least_ratio=1.5, first_epochs=4, kept=6, kept_epochs=8, bracket=6, bracket_epochs=8,
+        budgets=12, least_ratio=1.5, most_damage=3.0, first_epochs=4, kept=6, kept_epochs=8, bracket=6, bracket_epochs=8,
         moves=64, window=8, move_epochs=8, surrogate_moves=5000, step=0.25, cooling=0.85, least_step=0.005,
         finalists=4, final_epochs=40,
     ),

@@ -27,7 +27,7 @@ class Standing:
     def surrogate(self) -> Surrogate:
         """Fitted to every scored candidate; needs at least one."""
         seen = [
-            Observation(Plan(t.choices), t.divergence, t.drop)
+            Observation(Plan(t.choices), t.divergence, t.drop, t.lineage_epochs)
             for t in self.trials
             if t.drop is not None and t.divergence is not None
         ]

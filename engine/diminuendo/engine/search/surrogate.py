@@ -13,8 +13,14 @@ from diminuendo.engine.search import isotonic
 from diminuendo.engine.search.isotonic import Monotone
 from diminuendo.engine.search.space import Space
 
-PRIOR = 2.0
-"""Trials that the prior of a layer's weight counts for."""
+PRIOR = 4.0
+"""Trials that the prior of the weights counts for, in all."""
+
+CLIP = 3.0
+"""Most that one trial may depart from the trend, as a factor."""
+
+LEAST_TRIALS = 5
+"""Trials before weights are learned: the trend alone takes three."""
 
 FLOOR = 1e-6
 """Smallest divergence, in nats, that is told from none."""
@@ -22,11 +28,12 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A tuned candidate: its plan, its divergence from the original (nats) and its drop (points)."""
+    """A tuned candidate: its plan, its divergence from the original (nats), its drop (points), its tuning."""
 
     plan: Plan
     divergence: float
     drop: float
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,25 +75,27 @@ class Surrogate:
 
 
 def fit_weights(space: Space, seen: Sequence[Observation], *, sweeps: int = 30) -> dict[str, float]:
-    """Each layer's factor on its calibrated damage, so that weighted sums follow the measured divergences.
+    """Each layer's factor on its calibrated damage, learned from where the measured divergences depart from it.
 
-    Maximum a posteriori of a Poisson-like model with a gamma prior of mean 1 on every weight, by the usual
-    multiplicative updates (Lee and Seung 2000): weights stay positive, and a layer that the trials say nothing
-    about stays at 1.
+    What all layers share is taken out first: divergence follows damage by a power law, and shrinks with the epochs
+    of tuning. The remaining factor of each trial is explained by the layers' shares of its damage: maximum a
+    posteriori of a Poisson-like model with a gamma prior of mean 1 on every weight, by the usual multiplicative
+    updates (Lee and Seung 2000). Weights stay positive, and a layer that the trials say nothing about stays at 1.
     """
     names = [layer.spec.name for layer in space.layers]
     rows = np.array([space.damages(o.plan) for o in seen], dtype=np.float64).reshape(len(seen), len(names))
-    target = np.array([max(FLOOR, o.divergence) for o in seen], dtype=np.float64)
-    useful = rows.sum(axis=1) > FLOOR
-    rows, target = rows[useful], target[useful]
+    sums = rows.sum(axis=1)
+    useful = sums > FLOOR
     weights = np.ones(len(names))
-    if len(rows) > 1:
-        # Tuning shrinks all divergences alike; only what differs between layers is learned.
-        sums = rows.sum(axis=1)
-        rows, target = rows / sums[:, None], target / sums
-        target = target / np.median(target)
-        prior = PRIOR / len(names)
+    if useful.sum() >= LEAST_TRIALS:
+        rows, sums = rows[useful], sums[useful]
+        divergence = np.array([max(FLOOR, o.divergence) for o in seen])[useful]
+        epochs = np.array([float(o.epochs) for o in seen])[useful]
+        trend = np.stack([np.ones(len(sums)), np.log(sums), np.log1p(epochs)], axis=1)
+        residual = np.log(divergence) - trend @ np.linalg.lstsq(trend, np.log(divergence), rcond=None)[0]
+        target = np.exp(np.clip(residual, -math.log(CLIP), math.log(CLIP)))
+        shares, prior = rows / sums[:, None], PRIOR / len(names)
         for _ in range(sweeps):
-            expected = np.maximum(rows @ weights, FLOOR)
-            weights *= (rows.T @ (target / expected) + prior / weights) / (rows.sum(axis=0) + prior)
+            expected = np.maximum(shares @ weights, FLOOR)
+            weights = (weights * (shares.T @ (target / expected)) + prior) / (shares.sum(axis=0) + prior)
     return dict(zip(names, weights.tolist(), strict=True))
