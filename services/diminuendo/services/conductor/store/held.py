@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diminuendo.v1 import job_pb2
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, delete, insert, or_, select
 
 from diminuendo.services.conductor import leases as rules
 from diminuendo.services.conductor.jobs import Draft
@@ -14,6 +14,21 @@ from diminuendo.services.conductor.store.tables import evaluations, jobs, report
 from diminuendo.services.conductor.store.writer import Transaction
 
 HELD = tuple(state.name for state in State if state.held)
+
+# Statements are built once: building one costs more than running it.
+_OUTCOME_KNOWN = select(evaluations.c.key).where(evaluations.c.key == bindparam("key"))
+_KEEP_OUTCOME = insert(evaluations)
+_NOTED = select(reports.c.key).where(
+    reports.c.job_id == bindparam("job_id"),
+    reports.c.work_index == bindparam("work_index"),
+    reports.c.key == bindparam("key"),
+)
+_NOTE = insert(reports)
+_STEP = select(steps.c.body).where(steps.c.job_id == bindparam("job"), steps.c.step == bindparam("step"))
+_ADD_STEP = insert(steps)
+_STATE = select(session_states.c.body).where(session_states.c.job_id == bindparam("job"))
+_DROP_STATE = delete(session_states).where(session_states.c.job_id == bindparam("job"))
+_ADD_STATE = insert(session_states)
 
 
 def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) -> Lease | None:
@@ -42,8 +57,7 @@ def _first(tx: Transaction, condition: ColumnElement[bool]) -> Job | None:
 
 
 def _lease(tx: Transaction, job: Job) -> Lease:
-    body = select(session_states.c.body).where(session_states.c.job_id == job.id)
-    return Lease(job, tx.connection.execute(body).scalar_one_or_none() or b"")
+    return Lease(job, tx.connection.execute(_STATE, {"job": job.id}).scalar_one_or_none() or b"")
 
 
 def _lapse(tx: Transaction, lost: ColumnElement[bool]) -> int:
@@ -76,14 +90,13 @@ def _fenced(tx: Transaction, name: str, epoch: int) -> Job:
 def report(tx: Transaction, name: str, *, epoch: int, report: Report) -> bool:
     """Store an outcome, and note the evaluation unless the log has it."""
     job = _fenced(tx, name, epoch)
-    key, index = report.evaluation.key, report.evaluation.index
-    known = select(evaluations.c.key).where(evaluations.c.key == key)
-    if report.outcome and tx.connection.execute(known).first() is None:
-        tx.connection.execute(insert(evaluations).values(key=key, outcome=report.outcome, time=tx.now))
-    noted = select(reports.c.key).where(reports.c.job_id == job.id, reports.c.work_index == index, reports.c.key == key)
-    if tx.connection.execute(noted).first() is not None:
+    key = report.evaluation.key
+    if report.outcome and tx.connection.execute(_OUTCOME_KNOWN, {"key": key}).first() is None:
+        tx.connection.execute(_KEEP_OUTCOME, {"key": key, "outcome": report.outcome, "time": tx.now})
+    noted = {"job_id": job.id, "work_index": report.evaluation.index, "key": key}
+    if tx.connection.execute(_NOTED, noted).first() is not None:
         return False
-    tx.connection.execute(insert(reports).values(job_id=job.id, work_index=index, key=key))
+    tx.connection.execute(_NOTE, noted)
     draft = Draft(job, tx.now)
     draft.note(job_pb2.JobEvent(evaluation_finished=report.evaluation))
     store_draft(tx, draft)
@@ -93,20 +106,18 @@ def report(tx: Transaction, name: str, *, epoch: int, report: Report) -> bool:
 def commit(tx: Transaction, name: str, *, epoch: int, step: CommittedStep) -> bool:
     """Store a step, unless it is the last one again."""
     job = _fenced(tx, name, epoch)
-    body = step.step.SerializeToString(deterministic=True)
-    if step.step.step == job.next_step - 1:
-        before = select(steps.c.body).where(steps.c.job_id == job.id, steps.c.step == step.step.step)
-        if tx.connection.execute(before).scalar_one() != body:
+    number, body = step.step.step, step.step.SerializeToString(deterministic=True)
+    if number == job.next_step - 1:
+        if tx.connection.execute(_STEP, {"job": job.id, "step": number}).scalar_one() != body:
             raise rules.out_of_order(job, step, "it was committed with another content")
         return False
     draft = rules.commit(job, tx.now, step)
     store_draft(tx, draft)
-    tx.connection.execute(insert(steps).values(job_id=job.id, step=step.step.step, epoch=epoch, time=tx.now, body=body))
+    row = {"job_id": job.id, "step": number, "body": body}
+    tx.connection.execute(_ADD_STEP, {**row, "epoch": epoch, "time": tx.now})
     if step.session_state:
-        tx.connection.execute(delete(session_states).where(session_states.c.job_id == job.id))
-        tx.connection.execute(
-            insert(session_states).values(job_id=job.id, step=step.step.step, body=step.session_state)
-        )
+        tx.connection.execute(_DROP_STATE, {"job": job.id})
+        tx.connection.execute(_ADD_STATE, {**row, "body": step.session_state})
     return True
 
 

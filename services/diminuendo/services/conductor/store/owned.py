@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from diminuendo.services.common.errors import JobExistsError, RequestReusedError
 from diminuendo.services.conductor import jobs as rules
@@ -12,6 +12,13 @@ from diminuendo.services.conductor.records import Job, NewJob, RequestId, State
 from diminuendo.services.conductor.store import rows
 from diminuendo.services.conductor.store.tables import jobs, requests
 from diminuendo.services.conductor.store.writer import Transaction
+
+_ANSWERED = (
+    select(requests.c.digest, jobs)
+    .join(jobs, jobs.c.id == requests.c.job_id)
+    .where(requests.c.scope == bindparam("scope"), requests.c.id == bindparam("request"))
+)
+_REMEMBER = insert(requests)
 
 
 def create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
@@ -59,9 +66,8 @@ def _answered(tx: Transaction, request: RequestId | None) -> Job | None:
     """The job that this request was about, when it comes again."""
     if request is None:
         return None
-    query = select(requests.c.digest, jobs).join(jobs, jobs.c.id == requests.c.job_id)
-    query = query.where(requests.c.scope == request.scope, requests.c.id == request.id)
-    row = tx.connection.execute(query).mappings().one_or_none()
+    values = {"scope": request.scope, "request": request.id}
+    row = tx.connection.execute(_ANSWERED, values).mappings().one_or_none()
     if row is None:
         return None
     job = rows.to_job(row)
@@ -77,8 +83,5 @@ def _answered(tx: Transaction, request: RequestId | None) -> Job | None:
 
 def _remember(tx: Transaction, request: RequestId | None, job_id: int) -> None:
     if request is not None:
-        tx.connection.execute(
-            insert(requests).values(
-                scope=request.scope, id=request.id, digest=request.digest, job_id=job_id, time=tx.now
-            )
-        )
+        values = {"scope": request.scope, "id": request.id, "digest": request.digest}
+        tx.connection.execute(_REMEMBER, {**values, "job_id": job_id, "time": tx.now})

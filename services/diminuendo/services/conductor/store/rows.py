@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from diminuendo.v1 import job_pb2
 from google.protobuf.message import Message
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 
 from diminuendo.services.common.errors import JobNotFoundError
 from diminuendo.services.conductor.jobs import Draft
@@ -14,6 +14,13 @@ from diminuendo.services.conductor.records import Job, State
 from diminuendo.services.conductor.store.tables import events, jobs
 
 M = TypeVar("M", bound=Message)
+
+# Statements are built once: building one costs more than running it.
+_BY_NAME = select(jobs).where(jobs.c.name == bindparam("name"))
+_BY_NAME_FOR_UPDATE = _BY_NAME.with_for_update()
+_INSERT_JOB = insert(jobs)
+_UPDATE_JOB = update(jobs).where(jobs.c.id == bindparam("job"))
+_INSERT_EVENT = insert(events)
 
 
 def to_job(row: RowMapping) -> Job:
@@ -72,8 +79,8 @@ def _mutable(job: Job) -> dict[str, Any]:
 
 def find(connection: Connection, name: str, *, for_update: bool = False) -> Job | None:
     """The job of a name, if there is one."""
-    query = select(jobs).where(jobs.c.name == name)
-    row = connection.execute(query.with_for_update() if for_update else query).mappings().one_or_none()
+    query = _BY_NAME_FOR_UPDATE if for_update else _BY_NAME
+    row = connection.execute(query, {"name": name}).mappings().one_or_none()
     return None if row is None else to_job(row)
 
 
@@ -94,13 +101,13 @@ def add(connection: Connection, job: Job) -> int:
         "labels": dict(job.labels),
         "create_time": job.create_time,
     }
-    key = connection.execute(insert(jobs).values(**fixed, **_mutable(job))).inserted_primary_key
+    key = connection.execute(_INSERT_JOB, fixed | _mutable(job)).inserted_primary_key
     return int(key[0]) if key else 0
 
 
 def save(connection: Connection, job: Job) -> None:
     """Store a changed job."""
-    connection.execute(update(jobs).where(jobs.c.id == job.id).values(**_mutable(job)))
+    connection.execute(_UPDATE_JOB, {"job": job.id, **_mutable(job)})
 
 
 def append(connection: Connection, job_id: int, draft: Draft) -> None:
@@ -115,4 +122,4 @@ def append(connection: Connection, job_id: int, draft: Draft) -> None:
         for event in draft.events
     ]
     if rows:
-        connection.execute(insert(events), rows)
+        connection.execute(_INSERT_EVENT, rows)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from diminuendo.v1 import job_pb2
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from diminuendo.services.common.errors import StartError, StoreUnavailableError
@@ -33,6 +33,12 @@ from diminuendo.services.conductor.store.tables import evaluations, events, jobs
 from diminuendo.services.conductor.store.writer import Operation, Writer, unavailable
 
 T = TypeVar("T")
+_EVENTS = (
+    select(events.c.body)
+    .where(events.c.job_id == bindparam("job"), events.c.sequence > bindparam("after"))
+    .order_by(events.c.sequence)
+    .limit(bindparam("most"))
+)
 
 
 def wall_clock() -> int:
@@ -136,8 +142,8 @@ class SqlStore:
 
         def query(connection: Connection) -> EventPage:
             job = rows.load(connection, name)
-            body = select(events.c.body).where(events.c.job_id == job.id, events.c.sequence > after)
-            bodies = connection.execute(body.order_by(events.c.sequence).limit(limit)).scalars()
+            values = {"job": job.id, "after": after, "most": limit}
+            bodies = connection.execute(_EVENTS, values).scalars()
             return EventPage(job, tuple(job_pb2.JobEvent.FromString(one) for one in bodies))
 
         return await self._read(query)
