@@ -23,6 +23,8 @@ NORM_LAYERS = (
 )
 """Layers whose few weights are no matter for compression: they are not reported as left dense."""
 
+_NOT_REPORTED = (*NORM_LAYERS, parametrize.ParametrizationList)
+
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
@@ -62,7 +64,7 @@ def discover(model: nn.Module, example: Tensor) -> Discovery:
     layers: list[LayerSpec] = []
     left: list[tuple[str, str]] = []
     for name, module in model.named_modules():
-        if isinstance(module, NORM_LAYERS) or not list(_own_weights(module)):
+        if isinstance(module, _NOT_REPORTED) or not list(_own_weights(module)):
             continue
         reason = _obstacle(name, module, seen.get(name, _Seen()), owners)
         if reason:
@@ -118,13 +120,13 @@ def _own_weights(module: nn.Module) -> Iterator[Tensor]:
 def _obstacle(name: str, module: nn.Module, seen: _Seen, owners: Counter[int]) -> str:
     """Why this module cannot be compressed, in words; empty if it can."""
     kind = type(module).__name__
-    if name == "":
-        return "it is the whole network; wrap it in nn.Sequential"
     if parametrize.is_parametrized(module):
         return f"its {kind} weights are parametrized"
     if type(module) not in (nn.Linear, nn.Conv2d):
         base = next((b.__name__ for b in (nn.Linear, nn.Conv2d) if isinstance(module, b)), None)
         return f"{kind} is a subclass of {base} and may do something else" if base else f"no format for {kind}"
+    if name == "":
+        return "it is the whole network; wrap it in nn.Sequential"
     weight = module._parameters.get("weight")
     if weight is None:
         return "its weight is computed by a hook, not a parameter of its own"

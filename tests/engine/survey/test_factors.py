@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import torch
+from tests.engine.networks import fingerprint, images, small
+
+from diminuendo.engine.survey import factors
+from diminuendo.engine.survey.discover import discover
+from diminuendo.engine.survey.moments import collect
+
+
+def test_every_format_that_supports_the_layer_and_back_from_bytes() -> None:
+    model, inputs = small(), images(10)
+    layers = discover(model, inputs[:1]).layers
+    moments = collect(model, layers, inputs)
+    before = fingerprint(model)
+    made = {spec.name: factors.factor(model, spec, moments[spec.name]) for spec in layers}
+    assert fingerprint(model) == before
+    assert {name: list(forms) for name, forms in made.items()} == {
+        "conv1": ["svd", "tucker2"],
+        "conv2": ["svd", "tucker2"],
+        "mix": ["svd"],
+        "fc": ["svd"],
+    }
+    for forms in made.values():
+        for tensors in forms.values():
+            content = factors.to_bytes(tensors)
+            back = factors.from_bytes(content)
+            assert set(back) == set(tensors)
+            assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+            assert factors.to_bytes(back) == content
