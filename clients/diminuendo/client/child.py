@@ -17,20 +17,21 @@ from diminuendo.client.errors import DiminuendoError, ServerUnavailableError
 
 _TAIL = 15
 _POLL_S = 0.05
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 class Child:
     """A child process whose stdout is read for a line and whose stderr goes into a log file.
 
     On Linux this process becomes the one that orphans below it fall to (PR_SET_CHILD_SUBREAPER), so that
-    processes which left the child's group, as Ray's do, are found and ended as well.
+    processes which left the child's group, as Ray's do, are found and ended as well. Until `stop` this process
+    must start nothing else, for that would be ended too.
     """
 
     def __init__(self, command: Sequence[str], *, log: Path) -> None:
         """Start the command; `log` is made."""
         self.log = log
-        _adopt_orphans()
+        self._adopted_before = _adopt_orphans(True)
         self._others = frozenset(_below(os.getpid()))
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -87,6 +88,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         left = self._kill_rest()
+        _adopt_orphans(self._adopted_before)
         self._process.wait()
         self._reader.join(timeout=1.0)
         if self._process.stdout is not None:
@@ -133,10 +135,14 @@ class Child:
             self._news.notify_all()
 
 
-def _adopt_orphans() -> None:
-    """Have orphans below this process become its children; does nothing where that is unknown."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def _adopt_orphans(adopt: bool) -> bool:
+    """Have orphans below this process become its children, or no longer; returns how it was before."""
+    if sys.platform != "linux":
+        return False
+    libc, before = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
+    return bool(before.value)
 
 
 def _below(root: int) -> dict[int, str]:

@@ -24,6 +24,7 @@ from diminuendo.client.cli.report import outcome
 from diminuendo.client.client import Client
 from diminuendo.client.display.folder import read_result
 from diminuendo.client.display.follow import follow
+from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.errors import DiminuendoError, ServerUnavailableError
 from diminuendo.client.types import JobState
@@ -70,7 +71,7 @@ def _run(console: Console, data: Path, out: Path | None) -> int:
             raise DiminuendoError(outcome(info))
         folder = job.download(out if out is not None else Path("results") / job.job_id)
         console.print("stopping the server", highlight=False)
-    show_result(console if console.is_terminal else Console(width=200), read_result(folder))
+    page(lambda console: show_result(console, read_result(folder)))
     console.print(f"result: {folder}", markup=False, highlight=False, soft_wrap=True)
     return exit_code(info)
 

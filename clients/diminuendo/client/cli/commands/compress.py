@@ -17,6 +17,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
 from diminuendo.client.display.inline import InlineFeed
+from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View
 from diminuendo.client.errors import DiminuendoError, FolderNotEmptyError, InvalidArgumentError, NotFoundError
@@ -62,8 +63,7 @@ def compress(
 
 
 def _finish(result: ResultFolder) -> int:
-    console = Console()
-    show_result(console if console.is_terminal else Console(width=200), result)
+    page(lambda console: show_result(console, result))
     typer.echo(f"result: {result.path}")
     return options.SUCCEEDED if result.certificate.inside_delta else options.NOTHING_INSIDE
 

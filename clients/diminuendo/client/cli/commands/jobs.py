@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
 
 from diminuendo.client.cli import options, report
-from diminuendo.client.types import JobState
+from diminuendo.client.display.page import page
+from diminuendo.client.types import JobState, check_choice
 
 State = Literal["queued", "running", "cancelling", "cancelled", "succeeded", "failed"]
+_STATES = get_args(State)
 
 
 def watch(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
@@ -32,22 +34,26 @@ def get(
     if output == "json":
         typer.echo(report.as_json(job))
     else:
-        _console().print(report.job_table(job))
+        page(lambda console: console.print(report.job_table(job)))
 
 
 def list_jobs(
-    state: Annotated[list[State] | None, typer.Option("--state", help="Only jobs in this state; repeatable.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar=f"<{'|'.join(_STATES)}>", help="Only jobs in this state; repeatable."),
+    ] = None,
     output: options.Output = "table",
     server: options.Server = options.SERVER,
     project: Annotated[str, typer.Option("--project", show_default=True, help="Project; - for all.")] = "default",
 ) -> None:
     """List jobs, newest first."""
+    states = [JobState(check_choice("state", word.lower(), State).upper()) for word in state or ()]
     with options.connect(server, project) as client:
-        jobs = list(client.list(states=[JobState(word.upper()) for word in state or ()]))
+        jobs = list(client.list(states=states))
     if output == "json":
         typer.echo(report.as_json(jobs))
     else:
-        _console().print(report.jobs_table(jobs))
+        page(lambda console: console.print(report.jobs_table(jobs)))
 
 
 def cancel(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
@@ -72,11 +78,5 @@ def download(
     with options.connect(server, project) as client:
         job = client.job(name)
         folder = job.download(out if out is not None else Path("results") / job.job_id)
-    show_result(_console(), read_result(folder))
+    page(lambda console: show_result(console, read_result(folder)))
     typer.echo(f"result: {folder}")
-
-
-def _console() -> Console:
-    """Where tables go: as wide as the terminal, or as wide as they need to be where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)

@@ -1,0 +1,350 @@
+"""The command line: exit codes, one line on stderr, no traceback, JSON, lazy imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from diminuendo.v1 import job_pb2, job_service_pb2
+
+from diminuendo.client.cli import main as cli
+from diminuendo.client.errors import DiminuendoError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.client.conftest import FakeServer, Recorded
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+CLI = [sys.executable, "-m", "diminuendo.client.cli.main"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    hidden = ("DIMINUENDO_SERVER", "COLUMNS", "FORCE_COLOR")
+    return {name: value for name, value in os.environ.items() if name not in hidden}
+
+
+@pytest.fixture
+def run(
+    fake: FakeServer, environment: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in a process of its own, in an empty folder, against the scripted server."""
+
+    def run(*words: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*CLI, *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+            env={**environment, "DIMINUENDO_SERVER": fake.target, **extra},
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_here(
+    fake: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Run:
+    """The same in this process: quicker."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIMINUENDO_SERVER", fake.target)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        out, err = capsys.readouterr()
+        code = caught.value.code
+        return subprocess.CompletedProcess(words, code if isinstance(code, int) else 1, out, err)
+
+    return run
+
+
+def one_error_line(done: subprocess.CompletedProcess[str], text: str) -> None:
+    """Exactly one line on stderr, with this text, and nothing on stdout."""
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_submit_prints_the_name_and_nothing_else(fake: FakeServer, run: Run) -> None:
+    done = run("submit", "zoo:digits", "--delta", "2", "--job-id", "mine", "--label", "a=b", "--label", "c=d=e")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "projects/default/jobs/mine\n", "")
+    (request,) = fake.asked(job_service_pb2.CreateJobRequest)
+    assert dict(request.job.labels) == {"a": "b", "c": "d=e"}
+    assert request.job.spec.delta == 2.0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["submit", "zoo:digits", "--delta", "-1"], "delta: -1 is not a tolerance; give a number over 0 and up to 100"),
+        (["submit", "zoo:digits", "--delta", "101"], "delta: 101 is not"),
+        (["submit", "zoo:digits", "--delta", "few"], "delta: 'few' is not a number; give"),
+        (["submit", "zoo:digits", "--delta", "nan"], "delta: nan is not"),
+        (["submit", "digits"], "source: 'digits' is not of the form zoo:NAME; did you mean zoo:digits?"),
+        (["submit", "zoo:digits", "--label", "x"], "label: 'x' is not KEY=VALUE; for example"),
+        (["submit", "zoo:digits", "--effort", "big"], "'big' is not one of 'quick', 'normal', 'deep'"),
+        (["submit", "zoo:digits", "--seed", "-1"], "seed: -1 is out of range; give"),
+        (["submit"], "SOURCE"),
+        (["submit", "zoo:digits", "--server", "nowhere"], "server: 'nowhere' is not HOST:PORT"),
+        (["sumbit"], "No such command 'sumbit'"),
+        (["get", "none"], "there is no job projects/default/jobs/none; see ListJobs"),
+        (["watch", "none"], "there is no job projects/default/jobs/none"),
+        (["cancel", "none"], "there is no job projects/default/jobs/none"),
+        (["download", "none"], "there is no job projects/default/jobs/none"),
+        (["get", "a/b"], "name: 'a/b' is neither a job's id nor projects/PROJECT/jobs/JOB"),
+        (["list", "--state", "done"], "state: 'done' is not known; give one of queued, running"),
+        (["list", "--output", "yaml"], "'yaml' is not one of 'table', 'json'"),
+        (["compress", "zoo:digits", "--delta", "0"], "delta: 0 is not"),
+        (["compress", "zoo:digitz"], "source: the zoo has no network 'digitz'; did you mean 'digits'?"),
+        (["compress", "zoo:digits", "--out", "."], "is not an empty folder; give another one, or empty it"),
+        (["--bad"], "--bad"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run_here: Run, tmp_path: Path, words: list[str], text: str) -> None:
+    (tmp_path / "something").touch()
+    done = run_here(*words)
+    one_error_line(done, text)
+    assert done.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["something"]
+
+
+def test_the_servers_refusals_have_their_codes(
+    fake: FakeServer, run_here: Run, make_status: Callable[..., Any]
+) -> None:
+    fake.refusals.append(
+        make_status(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "bad",
+            violations=(("job.spec.zoo", "'digit' is not in the zoo; did you mean 'digits'?"),),
+        )
+    )
+    done = run_here("submit", "zoo:digit")
+    one_error_line(done, "job.spec.zoo: 'digit' is not in the zoo; did you mean 'digits'?")
+    assert done.returncode == 2
+    fake.refusals.append(make_status(grpc.StatusCode.ALREADY_EXISTS, "request_id r was used with another content"))
+    done = run_here("submit", "zoo:digits", "--request-id", "r")
+    one_error_line(done, "request_id r was used with another content")
+    assert done.returncode == 2
+    fake.refusals.append(make_status(grpc.StatusCode.INTERNAL, "it broke", reason="INTERNAL"))
+    done = run_here("get", "x")
+    one_error_line(done, "failed (INTERNAL): it broke; see its log")
+    assert done.returncode == 1
+
+
+def test_no_server_is_a_failure_that_names_address_and_remedy(run: Run, free_port: int) -> None:
+    done = run("list", DIMINUENDO_SERVER=f"127.0.0.1:{free_port}")
+    one_error_line(done, f"no Diminuendo server answers at 127.0.0.1:{free_port}; start one with `diminuendo serve`")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_debug_shows_the_traceback_wherever_it_stands(run: Run, place: int) -> None:
+    words = ["get", "none"]
+    words.insert(place, "--debug")
+    done = run(*words)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "NotFoundError" in done.stderr
+
+
+def test_an_unexpected_error_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "version", ("tests.client.no_such_module:command", "Broken."))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["version"])
+    assert caught.value.code == 1
+    assert re.fullmatch(r"error: [^\n]+--debug for the traceback\n", capsys.readouterr().err)
+
+
+def test_a_part_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, extra in (
+        ("conductor", "conductor"),
+        ("serve", "cluster,conductor"),
+        ("coordinator", "cluster,conductor"),
+    ):
+        monkeypatch.setitem(sys.modules, cli.COMMANDS[name][0].partition(":")[0], None)
+        with pytest.raises(DiminuendoError, match=rf"pip install 'diminuendo\[{extra}\]'"):
+            cli.load(name)
+
+
+def test_without_the_engine_compress_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "diminuendo.engine.zoo.catalog", None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compress", "zoo:digits"])
+    assert caught.value.code == 1
+    assert "pip install 'diminuendo[engine]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_command_and_imports_none() -> None:
+    code = (
+        "import sys; from diminuendo.client.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: bad = [m for m in sys.modules if m in ('grpc', 'torch', 'rich', 'ray')"
+        " or m.startswith('diminuendo.v1')]; print('imported', bad)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert done.stdout.endswith("imported []\n")
+    for name, (_, line) in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(line)}$", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["submit", "watch", "get", "list", "cancel", "download", "compress", "version"])
+def test_each_command_has_help(run_here: Run, name: str) -> None:
+    done = run_here(name, "--help")
+    assert done.returncode == 0
+    assert f"Usage: diminuendo {name}" in done.stdout
+
+
+def test_version(run: Run) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", run("version").stdout)
+
+
+def test_nothing_given_shows_the_help(run: Run) -> None:
+    done = run()
+    assert (done.returncode, "Usage: diminuendo" in done.stdout) == (2, True)
+
+
+# --- jobs --------------------------------------------------------------------------------------------------
+
+
+def test_get_as_table_and_json(fake: FakeServer, run: Run, recorded: Recorded) -> None:
+    fake.add(recorded.job(), recorded.events())
+    table = run("get", "recorded").stdout
+    assert re.search(r"^name +projects/default/jobs/recorded$", table, re.MULTILINE)
+    assert re.search(r"^state +SUCCEEDED$", table, re.MULTILINE)
+    assert re.search(r"^labels +team=vision$", table, re.MULTILINE)
+    job = json.loads(run("get", "recorded", "--output", "json").stdout)
+    assert (job["name"], job["state"], job["result"]["params_ratio"]) == (recorded.name, "SUCCEEDED", 7.92)
+    assert job["create_time"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_list_as_table_and_json(fake: FakeServer, run_here: Run, recorded: Recorded) -> None:
+    assert json.loads(run_here("list", "--output", "json").stdout) == []
+    fake.add(recorded.job(), recorded.events())
+    fake.add(job_pb2.Job(name="projects/default/jobs/young", state=job_pb2.JOB_STATE_QUEUED), [])
+    rows = [line.split() for line in run_here("list").stdout.splitlines()]
+    assert rows[0] == ["job", "source", "state", "stage", "delta", "params", "drop", "created"]
+    assert rows[1][:6] == ["recorded", "zoo:digits", "SUCCEEDED", "1", "7.92x", "0.25"]
+    assert rows[2][0] == "young"
+    jobs = json.loads(run_here("list", "--output", "json", "--state", "queued").stdout)
+    assert [job["name"] for job in jobs] == ["projects/default/jobs/young"]
+
+
+def test_cancel_prints_name_and_state(fake: FakeServer, run: Run) -> None:
+    fake.add(job_pb2.Job(name="projects/p/jobs/j", state=job_pb2.JOB_STATE_QUEUED), [])
+    done = run("cancel", "j", "--project", "p")
+    assert (done.returncode, done.stdout) == (0, "projects/p/jobs/j CANCELLED\n")
+
+
+def test_watch_writes_plain_lines_and_exits_0(fake: FakeServer, run: Run, recorded: Recorded) -> None:
+    fake.add(recorded.job(), recorded.events())
+    done = run("watch", "recorded")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "   0:00  QUEUED"
+    assert done.stdout.splitlines()[-1].endswith("SUCCEEDED")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "inside delta: 7.92x fewer params, 5.10x fewer MACs, drop 0.25 of 1; fetch it with:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "text"),
+    [
+        (job_pb2.JOB_STATE_SUCCEEDED, 3, "nothing inside delta; the nearest: 7.92x"),
+        (job_pb2.JOB_STATE_FAILED, 1, "failed (OUT_OF_MEMORY): no room; use a smaller network"),
+        (job_pb2.JOB_STATE_CANCELLED, 1, "is CANCELLED"),
+    ],
+)
+def test_submit_and_watch_exits_by_the_outcome(
+    fake: FakeServer,
+    run: Run,
+    recorded_outside: Recorded,
+    state: job_pb2.JobState.ValueType,
+    code: int,
+    text: str,
+) -> None:
+    job, events = recorded_outside.job(), recorded_outside.events()
+    job.state = events[-1].state_changed.state = state
+    if state != job_pb2.JOB_STATE_SUCCEEDED:
+        job.ClearField("result")
+    if state == job_pb2.JOB_STATE_FAILED:
+        job.failure.CopyFrom(job_pb2.JobFailure(reason="OUT_OF_MEMORY", message="no room; use a smaller network"))
+    fake.add(job, events)
+    done = run("submit", "zoo:digits", "--job-id", "recorded", "--watch")
+    assert done.returncode == code
+    assert done.stdout == "projects/default/jobs/recorded\n"
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_download_shows_the_tables_and_ends_with_the_folder(
+    fake: FakeServer, run_here: Run, recorded: Recorded, tmp_path: Path
+) -> None:
+    fake.add(recorded.job(), recorded.events())
+    fake.contents = recorded.contents()
+    done = run_here("download", "recorded")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "result: results/recorded"
+    assert "7.92x" in done.stdout
+    assert "tucker2(8,16)" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "results/recorded").iterdir()) == sorted(recorded.files)
+    (tmp_path / "results/recorded/mine").touch()
+    done = run_here("download", "recorded")
+    one_error_line(done, "give another folder, or empty it")
+    assert done.returncode == 2
+    assert run_here("download", "recorded", "--out", "b").stdout.splitlines()[-1] == "result: b"
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
+    fake: FakeServer, environment: dict[str, str], recorded: Recorded
+) -> None:
+    job = recorded.job()
+    fake.add(job, recorded.events()[:4])
+    job.state = job_pb2.JOB_STATE_RUNNING
+    process = subprocess.Popen(
+        [*CLI, "watch", "recorded", "--server", fake.target],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    assert lines[2].endswith("RUNNING\n")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == f"the job goes on; follow it again with: diminuendo watch {recorded.name}\n"
+    assert fake.gone.wait(5)
+    assert fake.asked(job_service_pb2.CancelJobRequest) == []
+
+
+def test_a_reader_that_goes_away_is_no_error(fake: FakeServer, environment: dict[str, str], recorded: Recorded) -> None:
+    fake.add(recorded.job(), recorded.events())
+    command = f"{sys.executable} -m diminuendo.client.cli.main watch recorded --server {fake.target} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.stdout == "   0:00  QUEUED\n"
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

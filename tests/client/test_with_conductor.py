@@ -1,0 +1,185 @@
+"""The client against a real conductor in a process of its own, also while that is killed and comes back."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from diminuendo.v1 import coordinator_service_pb2 as wire
+from diminuendo.v1 import coordinator_service_pb2_grpc
+
+from diminuendo.client import (
+    AlreadyExistsError,
+    Client,
+    ClientConfig,
+    DiminuendoError,
+    Event,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    JobState,
+    Leased,
+    NotFoundError,
+    StateChanged,
+    StepCommitted,
+)
+from diminuendo.client.child import Child
+from diminuendo.engine.store import DirectoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.client.conftest import Recorded
+
+
+class Conductor:
+    """A conductor process that can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = "0"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "diminuendo.client.cli.main", "conductor"]
+        command += ["--data-dir", str(self.folder / "data"), "--port", self.port, "--http-port", "0"]
+        self.child = Child(command, log=self.folder / "conductor.log")
+        line = self.child.read_line("ready ", timeout_s=30)
+        self.target = line.split()[1].removeprefix("grpc=")
+        self.port = self.target.rpartition(":")[2]
+
+    def kill(self) -> None:
+        self.child.stop(timeout_s=0)  # no time to say goodbye
+
+    def store(self) -> DirectoryStore:
+        return DirectoryStore(self.folder / "data" / "artifacts")
+
+
+@pytest.fixture
+def conductor(tmp_path: Path) -> Iterator[Conductor]:
+    conductor = Conductor(tmp_path)
+    yield conductor
+    conductor.child.stop(timeout_s=15)
+
+
+class Coordinator:
+    """Plays the recorded job's works on a conductor, as a coordinator would."""
+
+    def __init__(self, target: str, recorded: Recorded) -> None:
+        self.channel = grpc.insecure_channel(target)
+        self.stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self.channel)
+        self.recorded = recorded
+        lease = self.stub.LeaseJob(wire.LeaseJobRequest(coordinator="c-1", evaluators=1), timeout=10).lease
+        self.name, self.epoch, self.next_step = lease.job.name, lease.epoch, lease.next_step
+
+    def play(self, first: int, end: int) -> None:
+        """Report and commit the works from `first` up to `end`."""
+        steps = [event.step_committed for event in self.recorded.events() if event.HasField("step_committed")]
+        done = [e.evaluation_finished for e in self.recorded.events() if e.HasField("evaluation_finished")]
+        for index in range(first, end):
+            report = wire.ReportEvaluationRequest(
+                job_name=self.name, epoch=self.epoch, evaluation=done[index], outcome=b"{}"
+            )
+            self.stub.ReportEvaluation(report, timeout=10, wait_for_ready=True)
+            commit = wire.CommitStepRequest(
+                job_name=self.name, epoch=self.epoch, step=steps[index], session_state=b"state"
+            )
+            self.stub.CommitStep(commit, timeout=10, wait_for_ready=True)
+
+    def finish(self, store: DirectoryStore) -> None:
+        """Store the files and end the job with its result."""
+        for content in self.recorded.files.values():
+            store.put(content)
+        request = wire.ReleaseJobRequest(job_name=self.name, epoch=self.epoch, result=self.recorded.job().result)
+        self.stub.ReleaseJob(request, timeout=10, wait_for_ready=True)
+        self.channel.close()
+
+
+def test_a_job_from_submission_to_its_files_while_the_conductor_is_killed_twice(
+    conductor: Conductor, recorded: Recorded, tmp_path: Path
+) -> None:
+    cuts: list[DiminuendoError] = []
+    seen: list[Event] = []
+    news = threading.Condition()
+
+    with Client(conductor.target, config=ClientConfig(patience_s=40)) as client:
+        job = client.submit("zoo:digits", delta=1.0, effort="quick", seed=7, labels={"team": "vision"})
+
+        def watch() -> None:
+            for event in job.watch(on_cut=cuts.append):
+                with news:
+                    seen.append(event)
+                    news.notify_all()
+
+        def seen_step(number: int) -> None:
+            with news:
+                assert news.wait_for(
+                    lambda: any(isinstance(e, StepCommitted) and e.step == number for e in seen), timeout=30
+                )
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        coordinator = Coordinator(conductor.target, recorded)
+        coordinator.play(0, 4)
+        seen_step(3)
+        conductor.kill()
+        conductor.start()
+        coordinator.play(4, 8)
+        seen_step(7)
+        conductor.kill()
+        conductor.start()
+        coordinator.play(8, recorded.works)
+        coordinator.finish(conductor.store())
+        watcher.join(timeout=30)
+        assert not watcher.is_alive()
+
+        assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+        assert len(cuts) >= 2
+        steps = [event for event in seen if isinstance(event, StepCommitted)]
+        assert [step.step for step in steps] == list(range(recorded.works))
+        assert [event.coordinator for event in seen if isinstance(event, Leased)] == ["c-1"]
+        states = [event.state for event in seen if isinstance(event, StateChanged)]
+        assert states == [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED]
+
+        info = job.wait(timeout_s=10)
+        assert (info.state, info.last_sequence, info.labels) == (JobState.SUCCEEDED, len(seen), {"team": "vision"})
+        assert info.progress is not None
+        assert info.progress.works_done == recorded.works
+        assert [event.sequence for event in job.watch(after_sequence=len(seen) - 3)] == [
+            *range(len(seen) - 2, len(seen) + 1)
+        ]
+        assert list(job.watch(after_sequence=len(seen))) == []
+        folder = job.download(tmp_path / "out")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == recorded.files
+        with pytest.raises(FailedPreconditionError):
+            job.cancel()
+
+
+def test_what_a_conductor_refuses_and_repeats(conductor: Conductor) -> None:
+    with Client(conductor.target, config=ClientConfig(page_size=2)) as client:
+        first = client.submit("zoo:digits", request_id="r1", seed=1)
+        assert client.submit("zoo:digits", request_id="r1", seed=1).name == first.name
+        with pytest.raises(AlreadyExistsError, match="r1") as taken:
+            client.submit("zoo:digits", request_id="r1", seed=2)
+        assert taken.value.reason == "REQUEST_ID_REUSED"
+        with pytest.raises(InvalidArgumentError, match=r"'digit'; did you mean 'digits'\?") as wrong:
+            client.submit("zoo:digit", job_id="Not An Id")
+        assert {violation.field for violation in wrong.value.violations} == {"job.spec.zoo", "job_id"}
+        with pytest.raises(NotFoundError, match="projects/default/jobs/none"):
+            client.get("none")
+        with pytest.raises(NotFoundError):
+            list(client.job("none").watch())
+        names = [first.name, *(client.submit(seed=number).name for number in range(4))]
+        assert [job.name for job in client.list()] == names[::-1]
+        assert list(client.list(project="elsewhere")) == []
+        assert client.cancel(names[2]).state is JobState.CANCELLED
+        assert client.cancel(names[2]).state is JobState.CANCELLED
+        assert [job.name for job in client.list(states=[JobState.CANCELLED])] == [names[2]]
+        events = list(client.job(names[2]).watch())
+        assert [event.state for event in events if isinstance(event, StateChanged)] == [
+            *(JobState.QUEUED, JobState.CANCELLED)
+        ]
+        assert client.get(names[1]).state is JobState.QUEUED
