@@ -1,0 +1,7 @@
+"""`python -m diminuendo.services.coordinator`: the same as `diminuendo coordinator`."""
+
+import typer
+
+from diminuendo.services.coordinator.command import coordinator
+
+typer.run(coordinator)

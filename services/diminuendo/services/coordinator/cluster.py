@@ -1,0 +1,111 @@
+"""The Ray cluster that evaluators run on: a local one of our own, or an existing one by address."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from diminuendo.services.common.errors import StartError
+from diminuendo.services.coordinator.environment import is_isolated
+from diminuendo.services.coordinator.scratch import scratch_folder
+
+NAMESPACE = "diminuendo"
+_OBJECT_STORE = 100 * 2**20
+"""Bytes. Works and answers are small and travel inside messages; Ray's least is 75 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one evaluator takes of the cluster."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A connected cluster.
+
+    Attributes:
+        evaluators: How many it is to have.
+        share: What each of them takes.
+    """
+
+    evaluators: int
+    share: Share
+
+
+@contextmanager
+def connected(*, address: str | None, evaluators: int | None) -> Iterator[Cluster]:
+    """Start a local Ray, or connect to the one at an address; leave it at the end.
+
+    Call it from the main thread: the kernel ends the local Ray's processes when the thread that started them ends.
+
+    Args:
+        address: ``HOST:PORT`` or ``auto``; None starts a local Ray.
+        evaluators: None: one for each GPU, or for each CPU core where there is no GPU.
+
+    Raises:
+        StartError: There is no such cluster, or it has no room.
+    """
+    with _local(evaluators) if address is None else _remote(address):
+        yield _divide(evaluators)
+
+
+@contextmanager
+def _local(evaluators: int | None) -> Iterator[None]:
+    if not is_isolated():
+        raise RuntimeError("call diminuendo.services.coordinator.environment.isolate() before importing ray")
+    with scratch_folder() as folder:
+        ray.init(
+            address="local",
+            num_cpus=evaluators or _cores(),
+            object_store_memory=_OBJECT_STORE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace=NAMESPACE,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _remote(address: str) -> Iterator[None]:
+    if "://" in address:
+        raise StartError(f"ray-address={address!r} is not usable: Ray Client is not supported; give HOST:PORT or auto")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace=NAMESPACE)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise StartError(
+            f"ray-address={address!r}: no Ray cluster there ({said}); start one, or leave it out"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _divide(evaluators: int | None) -> Cluster:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    count = evaluators or gpus or cpus
+    if count < 1 or (not gpus and count > cpus):
+        raise StartError(f"evaluators={count}, but the cluster has {cpus} CPU slots and no GPU; ask for fewer")
+    # Several evaluators on one GPU share it evenly.
+    return Cluster(count, Share(0.0, 1 / math.ceil(count / gpus)) if gpus else Share(1.0, 0.0))
+
+
+def _cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

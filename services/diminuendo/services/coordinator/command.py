@@ -1,0 +1,75 @@
+"""`diminuendo coordinator`: runs a coordinator and its evaluators until it is told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diminuendo.services.common import logs
+from diminuendo.services.common.errors import StartError
+from diminuendo.services.common.process import die_with_parent
+from diminuendo.services.coordinator.environment import isolate
+from diminuendo.services.coordinator.settings import CoordinatorSettings
+from diminuendo.services.coordinator.stopping import SignalWatch, Stop
+
+
+def coordinator(
+    *,
+    conductor: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the conductor.", show_default="127.0.0.1:50300")
+    ] = None,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Folder of the artifacts.", show_default="./diminuendo-data/artifacts")
+    ] = None,
+    evaluators: Annotated[
+        int | None, typer.Option(help="Number of evaluators.", show_default="one per GPU, else per CPU core")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name, unique among coordinators.", show_default="local")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster, or auto.", show_default="a local Ray")
+    ] = None,
+    work_timeout_s: Annotated[
+        float | None, typer.Option(help="Seconds that one work may take.", show_default="3600")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    with_parent: Annotated[
+        bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
+    ] = None,
+) -> None:
+    """Run a coordinator: it takes jobs from the conductor and drives their searches on evaluators.
+
+    Logs go to stderr. Every option can also be given as DIMINUENDO_COORDINATOR_..., e.g.
+    DIMINUENDO_COORDINATOR_EVALUATORS.
+    """
+    try:
+        settings = CoordinatorSettings.load(
+            conductor=conductor,
+            artifacts=artifacts,
+            evaluators=evaluators,
+            name=name,
+            ray_address=ray_address,
+            work_timeout_s=work_timeout_s,
+            log_level=log_level,
+            with_parent=with_parent,
+        )
+        logs.configure(service="coordinator", level=settings.log_level, style=settings.log_style)
+        if settings.with_parent:
+            die_with_parent()
+        code = _run(settings)
+    except StartError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+def _run(settings: CoordinatorSettings) -> int:
+    stop = Stop()
+    watch = SignalWatch(stop)
+    watch.install()
+    if settings.ray_address is None:
+        isolate()
+    from diminuendo.services.coordinator import main  # ray reads the environment when it is imported
+
+    return main.run(settings, watch, stop)

@@ -1,0 +1,270 @@
+"""The thread that owns the evaluators: gives them works, replaces lost ones, tries lost works again.
+
+Everything that happens comes in through one queue and is handled in order by one thread, so there is no lock and
+no moment at which two sides disagree. Works stand in one line, in proposal order, and go to whichever evaluator
+becomes free first: none waits for the search to think, and none waits behind another's long work.
+"""
+
+from __future__ import annotations
+
+import bisect
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from diminuendo.engine.search.drive import AnyAnswer, Done
+from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
+from diminuendo.services.common import logs
+from diminuendo.services.coordinator import failures
+from diminuendo.services.coordinator.failures import Loss
+from diminuendo.services.coordinator.ledger import Ledger
+from diminuendo.services.coordinator.slot import Attempts, Slot, Spawn
+from diminuendo.services.evaluator.actor import Report
+
+log = logs.get(__name__)
+
+MAX_FAILED_STARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long things may take, in seconds.
+
+    Attributes:
+        work_s: One attempt at one work.
+        start_s: From the start of an evaluator to its first answer; on a full cluster it waits for room.
+        backoff_s: Before an evaluator that could not be started is started again; doubles up to 30 s.
+    """
+
+    work_s: float = 3600.0
+    start_s: float = 180.0
+    backoff_s: float = 0.5
+
+
+class Dispatcher(threading.Thread):
+    """Use `post` from any thread; every other method belongs to this one."""
+
+    def __init__(self, names: Sequence[str], spawn: Spawn, limits: Limits) -> None:
+        """Prepare; `start` starts the thread, and the evaluators with it."""
+        super().__init__(name="dispatcher", daemon=True)
+        self.outbox: queue.SimpleQueue[Done] = queue.SimpleQueue()
+        self.warnings: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self.statuses: tuple[tuple[str, str], ...] = tuple((name, "") for name in names)
+        self.changed = threading.Event()
+        self.error: BaseException | None = None
+        self.ledger = Ledger(tuple(names), time.monotonic)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._slots = [Slot(name) for name in names]
+        self._line: list[Attempts] = []
+        self._spawn, self._limits = spawn, limits
+        self._stopping = False
+
+    def post(self, event: Callable[[], None]) -> None:
+        """Have this thread do something, after everything posted before."""
+        self._inbox.put(event)
+
+    def run(self) -> None:
+        """Handle events until told to stop."""
+        try:
+            self.revive()
+            while not self._stopping:
+                self._next_event()
+        except BaseException as error:  # kept for the thread that waits for outcomes
+            self.error = error
+            log.exception("dispatcher_failed")
+        finally:
+            for slot in self._slots:
+                self._drop(slot)
+
+    # --- what others ask for -------------------------------------------------------------------------------
+
+    def submit(self, work: Work) -> None:
+        """Put a work in line."""
+        self.ledger.asked()
+        self.revive()
+        self._enqueue(Attempts(work))
+
+    def cancel(self) -> None:
+        """Forget the line and end what is under way. Lost evaluators come back with the next work or `revive`."""
+        self._line.clear()
+        self.ledger.line(0)
+        self.ledger.waiting()
+        for slot in self._slots:
+            if slot.state == "busy":
+                self._drop(slot)
+        self._publish()
+
+    def revive(self) -> None:
+        """Start every evaluator that is away without being due."""
+        for slot in self._slots:
+            if slot.state == "away" and slot.due is None:
+                self._start(slot)
+
+    def stop(self) -> None:
+        """End the thread, and the evaluators with it."""
+        self._stopping = True
+
+    # --- events --------------------------------------------------------------------------------------------
+
+    def _next_event(self) -> None:
+        dues = [slot.due for slot in self._slots if slot.due is not None]
+        timeout = max(0.0, min(dues) - time.monotonic()) if dues else None
+        try:
+            event = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            self._overdue()
+        else:
+            event()
+
+    def _overdue(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.due is None or slot.due > now:
+                continue
+            if slot.state == "away":
+                self._start(slot)
+            elif slot.state == "starting":
+                self._start_failed(slot, f"no answer within {self._limits.start_s:g} s; is there room in the cluster?")
+            else:
+                self._lost(slot, Loss("TIMEOUT", f"took longer than {self._limits.work_s:g} s"))
+
+    def _ready(self, slot: Slot, incarnation: int, error: BaseException | None) -> None:
+        if incarnation != slot.incarnation:
+            return
+        if error is not None:
+            self._start_failed(slot, failures.loss_of(error).detail)
+            return
+        slot.failed_starts = 0
+        log.info("evaluator_ready", evaluator=slot.name)
+        self._free(slot)
+
+    def _returned(self, slot: Slot, incarnation: int, future: Future[Report]) -> None:
+        if incarnation != slot.incarnation or slot.attempts is None:
+            return
+        error = future.exception()
+        if error is not None:
+            self._lost(slot, failures.loss_of(error))
+            return
+        report, attempts = future.result(), slot.attempts
+        answer = answer_from_bytes(report.answer)
+        if isinstance(answer, Failed) and answer.reason == "OUT_OF_MEMORY":
+            self._lost(slot, Loss("OUT_OF_MEMORY", answer.message, answer.traceback))
+            return
+        self._free(slot)
+        self._deliver(attempts, answer, slot.name, report.seconds)
+
+    # --- evaluators ----------------------------------------------------------------------------------------
+
+    def _start(self, slot: Slot) -> None:
+        slot.incarnation += 1
+        incarnation = slot.incarnation
+        slot.handle, slot.state = self._spawn(slot.name), "starting"
+        slot.due = time.monotonic() + self._limits.start_s
+
+        def ready(future: Future[object]) -> None:
+            self.post(lambda: self._ready(slot, incarnation, future.exception()))
+
+        slot.handle.ping().add_done_callback(ready)  # type: ignore[arg-type]
+
+    def _start_failed(self, slot: Slot, reason: str) -> None:
+        self._drop(slot)
+        slot.failed_starts += 1
+        slot.last_failure = reason
+        delay = min(30.0, self._limits.backoff_s * 2 ** (slot.failed_starts - 1))
+        slot.due = time.monotonic() + delay
+        log.warning("evaluator_start_failed", evaluator=slot.name, reason=reason, again_in_s=delay)
+        self._fail_if_none_starts()
+
+    def _fail_if_none_starts(self) -> None:
+        if any(slot.failed_starts < MAX_FAILED_STARTS for slot in self._slots):
+            return
+        line, self._line = self._line, []
+        self.ledger.line(0)
+        for attempts in line:
+            self._deliver(attempts, failures.no_evaluator(attempts.work, self._slots[0].last_failure), "", 0.0)
+
+    def _drop(self, slot: Slot) -> None:
+        """End the slot's process, and ignore whatever news of it is still to come."""
+        slot.incarnation += 1
+        if slot.handle is not None:
+            slot.handle.kill()
+        slot.handle, slot.attempts, slot.due, slot.state = None, None, None, "away"
+        self.ledger.away(slot.name)
+
+    def _free(self, slot: Slot) -> None:
+        slot.state, slot.attempts, slot.due = "idle", None, None
+        self.ledger.idle(slot.name)
+        self._dispatch()
+
+    # --- works ---------------------------------------------------------------------------------------------
+
+    def _enqueue(self, attempts: Attempts) -> None:
+        bisect.insort(self._line, attempts, key=lambda a: a.work.index)
+        self.ledger.line(len(self._line))
+        self._dispatch()
+        self._fail_if_none_starts()
+
+    def _dispatch(self) -> None:
+        """Give the first works in line to the first evaluators that are idle."""
+        for slot in self._slots:
+            if not self._line:
+                break
+            if slot.state == "idle":
+                self._give(slot, self._line.pop(0))
+        self.ledger.line(len(self._line))
+        self._publish()
+
+    def _give(self, slot: Slot, attempts: Attempts) -> None:
+        if slot.handle is None:
+            raise RuntimeError(f"{slot.name} is idle without a process")
+        incarnation = slot.incarnation
+        slot.state, slot.attempts = "busy", attempts
+        slot.due = time.monotonic() + self._limits.work_s
+        self.ledger.busy(slot.name)
+
+        def returned(future: Future[Report]) -> None:
+            self.post(lambda: self._returned(slot, incarnation, future))
+
+        slot.handle.run(attempts.work).add_done_callback(returned)
+
+    def _lost(self, slot: Slot, loss: Loss) -> None:
+        """An attempt came to nothing: replace the evaluator, and try elsewhere or give up."""
+        attempts = slot.attempts
+        self._drop(slot)
+        self._start(slot)
+        if attempts is None:
+            return
+        attempts.losses.append(loss)
+        self.ledger.attempts_lost += 1
+        work, count = attempts.work, len(attempts.losses)
+        log.warning(
+            "attempt_lost",
+            evaluator=slot.name,
+            work=work.index,
+            subject=work.subject,
+            attempt=count,
+            cause=loss.cause,
+            detail=loss.detail,
+        )
+        if count < failures.MAX_ATTEMPTS:
+            self._enqueue(attempts)
+            return
+        answer = failures.give_up(work, loss, attempts=count)
+        if not isinstance(answer, Failed):
+            text = f"candidate {work.index} ({work.subject}) is left out after {count} attempts: {loss.detail}"
+            self.warnings.put(("CANDIDATE_INFEASIBLE", text))
+        self._publish()
+        self._deliver(attempts, answer, "", 0.0)
+
+    def _deliver(self, attempts: Attempts, answer: AnyAnswer, evaluator: str, seconds: float) -> None:
+        self.ledger.works_done += 1
+        self.outbox.put(Done(attempts.work, answer, evaluator, seconds))
+
+    def _publish(self) -> None:
+        now = tuple((s.name, s.attempts.work.subject if s.attempts else "") for s in self._slots)
+        if now != self.statuses:
+            self.statuses = now
+            self.changed.set()

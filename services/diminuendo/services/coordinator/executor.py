@@ -1,0 +1,155 @@
+"""The executor: `diminuendo.engine.search.drive.Executor` over evaluators on Ray."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from diminuendo.engine.search.drive import Done
+from diminuendo.engine.search.work import Work
+from diminuendo.services.coordinator.cluster import Cluster
+from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits
+from diminuendo.services.coordinator.ledger import Stats
+from diminuendo.services.coordinator.slot import Handle, RayHandle
+from diminuendo.services.evaluator.actor import WORKER
+
+T = TypeVar("T")
+_ANSWER_S = 30.0
+"""How long the dispatcher, which never blocks for long, may take to do what it is asked."""
+
+
+class ClusterLostError(RuntimeError):
+    """Raised by the executor when the Ray cluster itself is gone. The job is not to blame: connect again."""
+
+
+class RayExecutor:
+    """Runs works on N evaluators: N at a time, N next in line. A context manager.
+
+    It outlives jobs, so that models and factors stay in the evaluators' memory. An evaluator that is lost is
+    replaced, and its work tried again, three times in all.
+    """
+
+    def __init__(self, cluster: Cluster, artifacts: str, *, worker: str = WORKER, limits: Limits | None = None) -> None:
+        """Start the evaluators; they take works as they become ready.
+
+        Args:
+            artifacts: Folder of the artifact store, at the same path on every node.
+            worker: ``module:Class`` of the evaluators' worker.
+        """
+
+        def spawn(name: str) -> Handle:
+            return RayHandle(cluster, name, artifacts, worker)
+
+        names = [f"evaluator-{i}" for i in range(cluster.evaluators)]
+        self._dispatcher = Dispatcher(names, spawn, limits or Limits())
+        self._dispatcher.start()
+        self._slots = 2 * cluster.evaluators
+
+    @property
+    def slots(self) -> int:
+        """One running and one next in line for each evaluator."""
+        return self._slots
+
+    @property
+    def statuses(self) -> tuple[tuple[str, str], ...]:
+        """(evaluator, what it works on; empty when idle)."""
+        return self._dispatcher.statuses
+
+    @property
+    def changed(self) -> threading.Event:
+        """Set whenever `statuses` changes; whoever waits for it clears it."""
+        return self._dispatcher.changed
+
+    def submit(self, work: Work) -> None:
+        """Put the work in line; it starts as soon as an evaluator is free."""
+        self._dispatcher.post(lambda: self._dispatcher.submit(work))
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        """Block until at least one work is done, or the time is over.
+
+        Raises:
+            ClusterLostError: The Ray cluster is gone.
+        """
+        ledger = self._dispatcher.ledger
+        self._dispatcher.post(ledger.waiting)
+        deadline = time.monotonic() + timeout_s
+        arrived = self._arrived(deadline)
+        if arrived:
+            self._dispatcher.post(ledger.thinking)
+        return arrived
+
+    def cancel(self) -> None:
+        """Give up every work that is not done. When this returns nothing of them runs, and nothing of them comes."""
+        self._ask(self._dispatcher.cancel)
+        _drain(self._dispatcher.outbox)
+        _drain(self._dispatcher.warnings)
+
+    def revive(self) -> None:
+        """Start again the evaluators that `cancel` ended, ahead of the next job."""
+        self._dispatcher.post(self._dispatcher.revive)
+
+    def take_warnings(self) -> list[tuple[str, str]]:
+        """(reason, message) of what the job's owner should know, since the last call."""
+        return _drain(self._dispatcher.warnings)
+
+    def stats(self) -> Stats:
+        """What the evaluators have done so far."""
+        return self._ask(self._dispatcher.ledger.stats)
+
+    def close(self) -> None:
+        """End the evaluators."""
+        self._dispatcher.post(self._dispatcher.stop)
+        self._dispatcher.join(_ANSWER_S)
+
+    def __enter__(self) -> Self:
+        """The executor itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _arrived(self, deadline: float) -> list[Done]:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                # In pieces, so that a dispatcher that has ended is noticed.
+                first = self._dispatcher.outbox.get(timeout=max(0.0, min(1.0, left)))
+            except queue.Empty:
+                self._check()
+                if left <= 0:
+                    return []
+            else:
+                return [first, *_drain(self._dispatcher.outbox)]
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """The dispatcher's answer, after everything that it was told before."""
+        answers: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._dispatcher.post(lambda: answers.put(question()))
+        deadline = time.monotonic() + _ANSWER_S
+        while True:
+            try:
+                return answers.get(timeout=0.2)
+            except queue.Empty:
+                self._check()
+                if time.monotonic() > deadline:
+                    raise ClusterLostError(f"the Ray cluster has not answered for {_ANSWER_S:g} s") from None
+
+    def _check(self) -> None:
+        if not self._dispatcher.is_alive():
+            raise ClusterLostError("the evaluators cannot be reached any more") from self._dispatcher.error
+
+
+def _drain(source: queue.SimpleQueue[T]) -> list[T]:
+    items: list[T] = []
+    while True:
+        try:
+            items.append(source.get_nowait())
+        except queue.Empty:
+            return items

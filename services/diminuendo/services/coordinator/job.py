@@ -1,0 +1,163 @@
+"""One leased job, from lease to release."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+
+import grpc
+from diminuendo.v1 import coordinator_service_pb2 as v1
+from diminuendo.v1 import job_pb2
+
+from diminuendo.engine.search.drive import Stopped, drive
+from diminuendo.engine.search.session import Finished, Request, Session, StateError
+from diminuendo.engine.search.work import Failed
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.common import logs
+from diminuendo.services.coordinator import translate
+from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
+from diminuendo.services.coordinator.heartbeat import Heartbeat
+from diminuendo.services.coordinator.journal import ConductorJournal
+from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
+from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError
+
+log = logs.get(__name__)
+
+Outcome = job_pb2.JobResult | job_pb2.JobFailure | v1.Cancelled
+_PARTING_S = 3.0
+"""How long a process that is stopping tries to give its job back; otherwise the lease's end does."""
+
+
+@dataclass(frozen=True)
+class JobRunner:
+    """Runs leased jobs on one executor, one at a time.
+
+    Attributes:
+        stop: Set when the process is to end.
+    """
+
+    conductor: Conductor
+    executor: RayExecutor
+    store: DirectoryStore
+    stop: threading.Event
+
+    def run(self, given: v1.Lease, *, asked_at: float) -> None:
+        """Drive a leased job until it ends, or until we have to let go of it.
+
+        Raises:
+            ClusterLostError: The Ray cluster is gone; the job was given back.
+        """
+        lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=asked_at)
+        with logs.bound(job=lease.job_name, epoch=lease.epoch):
+            log.info("job_started", next_step=given.next_step, state_bytes=len(given.session_state))
+            beat = Heartbeat(
+                self.conductor, lease, statuses=lambda: self.executor.statuses, changed=self.executor.changed
+            )
+            try:
+                with beat:
+                    outcome = self._outcome(given, lease)
+                    self._end(lease, outcome)
+            except LeaseLostError as error:
+                log.warning("job_left", reason=str(error))
+                self._let_go(lease)
+            except ClusterLostError:
+                self._release(lease, None)
+                raise
+
+    def _outcome(self, given: v1.Lease, lease: HeldLease) -> Outcome | None:
+        """How the job ends; None when it is to be queued again."""
+        try:
+            finished = self._drive(given, lease)
+            return (
+                translate.to_failure(finished)
+                if isinstance(finished, Failed)
+                else translate.to_result(finished, self.store)
+            )
+        except Stopped:
+            if lease.lost.is_set():
+                raise LeaseLostError("lost while the search went on") from None
+            return v1.Cancelled() if lease.cancel_requested.is_set() else None
+        except (LeaseLostError, ClusterLostError):
+            raise
+        except Exception as error:
+            log.exception("search_failed")
+            message = f"{type(error).__name__}: {error}; this is a defect: report it with the traceback"
+            return translate.failure("INTERNAL", message, traceback.format_exc())
+
+    def _drive(self, given: v1.Lease, lease: HeldLease) -> Finished | Failed:
+        request = translate.to_request(given.job.spec)
+        journal = ConductorJournal(
+            self.conductor,
+            lease,
+            request,
+            next_step=given.next_step,
+            stop=self.stop,
+            take_warnings=self.executor.take_warnings,
+        )
+        session = _session(given, request, journal)
+        before = self.executor.stats()
+        try:
+            return drive(session, self.executor, journal)
+        finally:
+            self.executor.cancel()
+            after = self.executor.stats()
+            log.info(
+                "job_accounts",
+                works=after.works_done - before.works_done,
+                attempts_lost=after.attempts_lost - before.attempts_lost,
+                busy_s=round(sum(s for _, s in after.busy_seconds) - sum(s for _, s in before.busy_seconds), 3),
+                idle_ready_s=round(after.idle_ready_seconds - before.idle_ready_seconds, 3),
+            )
+
+    def _end(self, lease: HeldLease, outcome: Outcome | None) -> None:
+        """Release the job; an outcome that the conductor refuses fails it, instead of being tried for ever."""
+        try:
+            self._release(lease, outcome)
+        except grpc.RpcError as error:
+            log.exception("release_refused")
+            message = (
+                f"the conductor refused the job's outcome: {error.details() if isinstance(error, grpc.Call) else error}"
+            )
+            self._release(lease, translate.failure("INTERNAL", message))
+
+    def _release(self, lease: HeldLease, outcome: Outcome | None) -> None:
+        request = v1.ReleaseJobRequest(job_name=lease.job_name, epoch=lease.epoch)
+        if isinstance(outcome, job_pb2.JobResult):
+            request.result.CopyFrom(outcome)
+        elif isinstance(outcome, job_pb2.JobFailure):
+            request.failure.CopyFrom(outcome)
+        elif isinstance(outcome, v1.Cancelled):
+            request.cancelled.CopyFrom(outcome)
+        # Within the lease; a process that is told to stop has less time.
+        until = min(lease.until, time.monotonic() + _PARTING_S) if self.stop.is_set() else lease.until
+        try:
+            self.conductor.call(self.conductor.stub.ReleaseJob, request, until=until)
+        except ConductorAwayError as error:
+            raise lease.away(error) from error
+        except grpc.RpcError as error:
+            lease.refused(error)
+            raise
+        log.info("job_released", outcome=request.WhichOneof("outcome") or "none")
+
+    def _let_go(self, lease: HeldLease) -> None:
+        """Give the job back if it may still be ours: the conductor was away while we were told to stop."""
+        if lease.lost.is_set():
+            return
+        try:
+            self._release(lease, None)
+        except (LeaseLostError, grpc.RpcError) as error:
+            log.warning("job_not_given_back", reason=str(error))
+
+
+def _session(given: v1.Lease, request: Request, journal: ConductorJournal) -> Session:
+    """The search as it was after the last committed step, or a new one."""
+    if not given.session_state:
+        return Session(request)
+    try:
+        return Session.load(given.session_state)
+    except StateError as error:
+        log.warning("state_discarded", reason=str(error))
+        journal.warn("STATE_DISCARDED", f"the search starts again; what was evaluated is remembered: {error}")
+        return Session(request)

@@ -1,0 +1,146 @@
+"""The journal: `diminuendo.engine.search.drive.Journal` over the conductor's CoordinatorService."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from diminuendo.v1 import coordinator_service_pb2 as v1
+from pydantic import ValidationError
+
+from diminuendo.engine.search.drive import AnyAnswer, Done
+from diminuendo.engine.search.session import Request, Session, Step
+from diminuendo.engine.search.work import Failed, Prepare, Prepared, Work, answer_from_bytes, answer_to_bytes
+from diminuendo.services.common import logs
+from diminuendo.services.coordinator import translate
+from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
+from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError, code_of
+
+log = logs.get(__name__)
+Answer = TypeVar("Answer")
+
+_MAX_OUTCOME, _MAX_STATE, _MAX_KEYS = 2**20, 3 * 2**20, 1000
+
+
+class ConductorJournal:
+    """What one job's search tells the conductor, under one lease.
+
+    Every method but `stopped` and `warn` raises LeaseLostError once the lease is over, or once the conductor has
+    been away for so long that it may be.
+    """
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        lease: HeldLease,
+        request: Request,
+        *,
+        next_step: int,
+        stop: threading.Event,
+        take_warnings: Callable[[], list[tuple[str, str]]] = list,
+    ) -> None:
+        """Write under a lease.
+
+        Args:
+            next_step: The number that the next committed step must have. Earlier ones are committed already: a
+                search that starts again comes past them and they are not written again.
+            stop: Set when this process is to end.
+            take_warnings: (reason, message) of what happened outside the search since the last step.
+        """
+        self._conductor, self._lease, self._stop = conductor, lease, stop
+        self._next_step, self._take_warnings = next_step, take_warnings
+        self._warnings: list[tuple[str, str]] = []
+        self._prepared_key = Work(0, Prepare(request.source, request.seed, request.threads), "").key
+        self._prepared: Prepared | None = None
+
+    def warn(self, reason: str, message: str) -> None:
+        """Have the job's owner told, with the next step."""
+        self._warnings.append((reason, message))
+
+    def recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
+        """Outcomes known by key; those that this version cannot read are not known."""
+        found: dict[str, AnyAnswer] = {}
+        for start in range(0, len(keys), _MAX_KEYS):
+            found |= self._recall(keys[start : start + _MAX_KEYS])
+        return found
+
+    def record(self, done: Done) -> None:
+        """Store an outcome.
+
+        Failures and outcomes that no evaluator gave are noted without their content: another try, on another
+        machine, may end better.
+        """
+        if isinstance(done.answer, Prepared):
+            self._prepared = done.answer
+        content = b""
+        if done.evaluator and not done.remembered and not isinstance(done.answer, Failed):
+            content = answer_to_bytes(done.answer)
+        if len(content) > _MAX_OUTCOME:
+            log.warning("outcome_too_large", work=done.work.index, bytes=len(content))
+            content = b""
+        prepared = self._original() if done.work.question.kind == "evaluate" else None
+        evaluation = translate.to_evaluation(done, prepared)
+        request = v1.ReportEvaluationRequest(**self._writer(), evaluation=evaluation, outcome=content)
+        self._call(self._conductor.stub.ReportEvaluation, request)
+
+    def commit(self, step: Step, session: Session) -> None:
+        """Store a step with the search's state."""
+        self._warnings += self._take_warnings()
+        if step.index < self._next_step:
+            return
+        state = session.dump()
+        if len(state) > _MAX_STATE:
+            # The successor goes on from an older state, and finds the outcomes since by their keys.
+            log.warning("state_too_large", step=step.index, bytes=len(state))
+            state = b""
+        warnings = [translate.to_warning(*w) for w in (*step.warnings, *self._warnings)]
+        request = v1.CommitStepRequest(
+            **self._writer(), step=translate.to_step(step), session_state=state, warnings=warnings
+        )
+        self._call(self._conductor.stub.CommitStep, request)
+        self._warnings.clear()
+        self._next_step = step.index + 1
+
+    def stopped(self) -> bool:
+        """True when the job is cancelled, its lease lost, or the process ending."""
+        return self._stop.is_set() or self._lease.lost.is_set() or self._lease.cancel_requested.is_set()
+
+    def _recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
+        request = v1.BatchGetEvaluationsRequest(keys=keys)
+        try:
+            response = self._call(self._conductor.stub.BatchGetEvaluations, request)
+        except grpc.RpcError as error:
+            if code_of(error) is not grpc.StatusCode.INVALID_ARGUMENT or len(keys) < 2:
+                raise
+            half = len(keys) // 2  # together they are more than a message holds
+            return self._recall(keys[:half]) | self._recall(keys[half:])
+        found: dict[str, AnyAnswer] = {}
+        for stored in response.evaluations:
+            try:
+                found[stored.key] = answer_from_bytes(stored.outcome)
+            except ValidationError:
+                log.warning("outcome_unreadable", key=stored.key)
+        return found
+
+    def _original(self) -> Prepared | None:
+        """What is known of the original; after a restart, from the conductor."""
+        if self._prepared is None:
+            known = self._recall([self._prepared_key]).get(self._prepared_key)
+            self._prepared = known if isinstance(known, Prepared) else None
+        return self._prepared
+
+    def _writer(self) -> dict[str, Any]:
+        return {"job_name": self._lease.job_name, "epoch": self._lease.epoch}
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Any, Answer], request: object) -> Answer:
+        if self._lease.lost.is_set():
+            raise LeaseLostError(f"epoch {self._lease.epoch} of {self._lease.job_name} is over")
+        try:
+            return self._conductor.call(method, request, until=self._lease.until)
+        except ConductorAwayError as error:
+            raise self._lease.away(error) from error
+        except grpc.RpcError as error:
+            self._lease.refused(error)
+            raise

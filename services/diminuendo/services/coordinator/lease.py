@@ -1,0 +1,67 @@
+"""A lease as its holder sees it: how long it may still be ours, and what the conductor wants."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from diminuendo.services.coordinator.rpc import ConductorAwayError, code_of, reason_of
+
+_LONGEST_S = 3600.0
+
+
+class LeaseLostError(Exception):
+    """Raised by whoever writes under a lease that is over. Stop working on the job, and write nothing more."""
+
+
+class HeldLease:
+    """The right to write about one job. Safe to use from several threads.
+
+    Attributes:
+        cancel_requested: The job is to be stopped and released as cancelled.
+        lost: The lease is over.
+    """
+
+    def __init__(self, job_name: str, epoch: int, expire_time: Timestamp, *, asked_at: float) -> None:
+        """Take note of a lease that was given.
+
+        Args:
+            asked_at: When (time.monotonic) it was asked for.
+        """
+        self.job_name, self.epoch = job_name, epoch
+        self.cancel_requested, self.lost = threading.Event(), threading.Event()
+        self.duration_s = _left_s(expire_time)
+        self._until = asked_at + self.duration_s
+
+    @property
+    def until(self) -> float:
+        """When (time.monotonic) the lease ends unless it is extended."""
+        return self._until
+
+    def extended(self, expire_time: Timestamp, *, asked_at: float) -> None:
+        """The conductor extended it."""
+        self._until = max(self._until, asked_at + _left_s(expire_time))  # from when it was asked for: the safe side
+
+    def refused(self, error: grpc.RpcError) -> None:
+        """Look at a refusal: when it says that the lease is over, remember it.
+
+        Raises:
+            LeaseLostError: It says so.
+        """
+        if reason_of(error) == "STALE_EPOCH" or code_of(error) is grpc.StatusCode.NOT_FOUND:
+            self.lost.set()
+            raise LeaseLostError(f"epoch {self.epoch} of {self.job_name} is over") from error
+
+    def away(self, error: ConductorAwayError) -> LeaseLostError:
+        """The conductor was away until the lease ended, or until this process was told to stop."""
+        if time.monotonic() >= self._until:
+            self.lost.set()
+        return LeaseLostError(f"{self.job_name}: {error}")
+
+
+def _left_s(expire_time: Timestamp) -> float:
+    """Seconds left. Clocks of two machines differ, so it is kept between limits; the conductor has the last word."""
+    return min(max(expire_time.ToMicroseconds() / 1e6 - time.time(), 1.0), _LONGEST_S)

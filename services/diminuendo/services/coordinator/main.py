@@ -1,0 +1,88 @@
+"""The coordinator's loop: lease a job, run it, lease the next one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import grpc
+from diminuendo.v1 import coordinator_service_pb2 as v1
+from google.protobuf.duration_pb2 import Duration
+
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.common import logs
+from diminuendo.services.coordinator.cluster import connected
+from diminuendo.services.coordinator.dispatcher import Limits
+from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
+from diminuendo.services.coordinator.job import JobRunner
+from diminuendo.services.coordinator.rpc import Conductor, code_of
+from diminuendo.services.coordinator.settings import CoordinatorSettings
+from diminuendo.services.coordinator.stopping import SignalWatch, Stop
+
+log = logs.get(__name__)
+
+_WAIT_S = 20
+_MARGIN_S = 5.0
+_FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 5.0
+
+
+def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
+    """Coordinate until told to stop; returns the exit code: 1 when the Ray cluster was lost.
+
+    Raises:
+        StartError: The Ray cluster cannot be used.
+    """
+    artifacts = settings.artifacts.resolve()
+    with connected(address=settings.ray_address, evaluators=settings.evaluators) as cluster:
+        watch.install()  # ray.init has put its own handler in the place of ours
+        limits = Limits(work_s=settings.work_timeout_s)
+        with RayExecutor(cluster, str(artifacts), limits=limits) as executor:
+            conductor = Conductor(settings.conductor, stop.event)
+            log.info("coordinating", conductor=settings.conductor, evaluators=cluster.evaluators)
+            runner = JobRunner(conductor, executor, DirectoryStore(artifacts), stop.event)
+            try:
+                _loop(settings.name, cluster.evaluators, runner, stop)
+            except ClusterLostError:
+                log.exception("cluster_lost")
+                return 1
+            finally:
+                conductor.close()
+    log.info("stopped")
+    return 0
+
+
+def _loop(name: str, evaluators: int, runner: JobRunner, stop: Stop) -> None:
+    request_id, delay = _new_id(), _FIRST_DELAY_S
+    while not stop.event.is_set():
+        runner.executor.revive()
+        asked_at = time.monotonic()
+        request = v1.LeaseJobRequest(
+            coordinator=name, request_id=request_id, wait=Duration(seconds=_WAIT_S), evaluators=evaluators
+        )
+        try:
+            response = _ask(runner.conductor, request, stop)
+        except grpc.RpcError as error:
+            if stop.event.is_set():
+                return
+            # The same request_id again: a lease that was given and never arrived is given again.
+            log.warning("lease_not_answered", code=str(code_of(error)), again_in_s=delay)
+            stop.event.wait(delay)
+            delay = min(2 * delay, _LAST_DELAY_S)
+            continue
+        request_id, delay = _new_id(), _FIRST_DELAY_S
+        if response.HasField("lease"):
+            runner.run(response.lease, asked_at=asked_at)
+
+
+def _ask(conductor: Conductor, request: v1.LeaseJobRequest, stop: Stop) -> v1.LeaseJobResponse:
+    """Wait for a job; a request to stop ends the wait."""
+    call = conductor.stub.LeaseJob.future(request, timeout=_WAIT_S + _MARGIN_S)
+    with stop.calling(call.cancel):
+        try:
+            return call.result()
+        except grpc.FutureCancelledError as error:
+            raise grpc.RpcError("stopping") from error
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex

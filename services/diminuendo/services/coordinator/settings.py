@@ -1,0 +1,34 @@
+"""The coordinator's settings: flags over ``DIMINUENDO_COORDINATOR_...`` over defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from diminuendo.services.common.settings import ServiceSettings
+
+
+class CoordinatorSettings(ServiceSettings):
+    """How a coordinator runs.
+
+    Attributes:
+        conductor: HOST:PORT of the conductor's gRPC.
+        artifacts: Folder of the artifact store, the conductor's own; on a cluster of several machines a shared one.
+        evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
+        name: Unique among the coordinators that are alive.
+        ray_address: HOST:PORT of a Ray cluster, or ``auto``; None: a local Ray of its own.
+        work_timeout_s: How long an evaluator may take for one work, in seconds.
+        with_parent: Stop when the parent process ends, however it ends (Linux).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DIMINUENDO_COORDINATOR_")
+
+    conductor: str = Field("127.0.0.1:50300", pattern=r"^[^\s/]+:\d{1,5}$")
+    artifacts: Path = Path("diminuendo-data/artifacts")
+    evaluators: int | None = Field(None, ge=1, le=10_000)
+    name: str = Field("local", min_length=1, max_length=255)
+    ray_address: str | None = Field(None, min_length=1)
+    work_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, allow_inf_nan=False)
+    with_parent: bool = False

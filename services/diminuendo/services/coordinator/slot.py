@@ -1,0 +1,97 @@
+"""One evaluator as the dispatcher sees it: a name that lasts, and the actors that stand behind it in turn."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import ray
+
+from diminuendo.engine.search.work import Work
+from diminuendo.services.coordinator.cluster import Cluster
+from diminuendo.services.coordinator.failures import Loss
+from diminuendo.services.evaluator.actor import Evaluator, Hello, Report, work_to_bytes
+
+SlotState = Literal["away", "starting", "idle", "busy"]
+
+
+@dataclass
+class Attempts:
+    """A work in line or under way, and what became of the attempts before."""
+
+    work: Work
+    losses: list[Loss] = field(default_factory=list)
+
+
+class Handle(Protocol):
+    """A running evaluator. Its futures fail when its process is lost."""
+
+    def ping(self) -> Future[Hello]:
+        """Done when it is ready for works."""
+        ...
+
+    def run(self, work: Work) -> Future[Report]:
+        """Start a work."""
+        ...
+
+    def kill(self) -> None:
+        """End its process, whatever it does."""
+        ...
+
+
+class Spawn(Protocol):
+    """Starts evaluators."""
+
+    def __call__(self, name: str) -> Handle:
+        """Start one; at once, without waiting until it is ready."""
+        ...
+
+
+@dataclass
+class Slot:
+    """One evaluator.
+
+    Attributes:
+        incarnation: Rises with every actor, so that news of an earlier one can be told apart.
+        attempts: What it works on, when busy.
+        due: When (monotonic seconds) to act if nothing happens: a start or a work has taken too long, or an
+            evaluator that is away is to be started again. None: never.
+        failed_starts: In a row.
+    """
+
+    name: str
+    state: SlotState = "away"
+    handle: Handle | None = None
+    incarnation: int = 0
+    attempts: Attempts | None = None
+    due: float | None = None
+    failed_starts: int = 0
+    last_failure: str = ""
+
+
+class RayHandle:
+    """A Ray actor."""
+
+    def __init__(self, cluster: Cluster, name: str, artifacts: str, worker: str) -> None:
+        """Start it."""
+        share = cluster.share
+        remote: Any = ray.remote(Evaluator)  # Ray's own annotations know nothing of an actor's methods
+        actor = remote.options(
+            num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0, max_concurrency=1
+        )
+        self._actor: Any = actor.remote(name, artifacts, worker)
+
+    def ping(self) -> Future[Hello]:
+        """Done when its process and its worker are up."""
+        future: Future[Hello] = self._actor.ping.remote().future()
+        return future
+
+    def run(self, work: Work) -> Future[Report]:
+        """Start a work."""
+        future: Future[Report] = self._actor.run.remote(work_to_bytes(work)).future()
+        return future
+
+    def kill(self) -> None:
+        """End its process."""
+        ray.kill(self._actor, no_restart=True)

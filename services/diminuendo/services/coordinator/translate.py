@@ -1,0 +1,136 @@
+"""Between the engine's records and the protos."""
+
+from __future__ import annotations
+
+from diminuendo.v1 import job_pb2
+
+from diminuendo.engine.cost import ratio
+from diminuendo.engine.search.drive import Done
+from diminuendo.engine.search.session import Best, Finished, Request, StageName, Step
+from diminuendo.engine.search.settings import EffortName
+from diminuendo.engine.search.state import AcceptName
+from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Prepared
+from diminuendo.engine.store import DirectoryStore
+
+_EFFORTS: dict[int, EffortName] = {
+    job_pb2.EFFORT_UNSPECIFIED: "normal",
+    job_pb2.EFFORT_QUICK: "quick",
+    job_pb2.EFFORT_NORMAL: "normal",
+    job_pb2.EFFORT_DEEP: "deep",
+}
+_ACCEPTS: dict[int, AcceptName] = {
+    job_pb2.ACCEPT_UNSPECIFIED: "estimate",
+    job_pb2.ACCEPT_ESTIMATE: "estimate",
+    job_pb2.ACCEPT_STRICT: "strict",
+}
+_STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
+    "prepare": job_pb2.STAGE_PREPARE,
+    "survey": job_pb2.STAGE_SURVEY,
+    "explore": job_pb2.STAGE_EXPLORE,
+    "anneal": job_pb2.STAGE_ANNEAL,
+    "certify": job_pb2.STAGE_CERTIFY,
+    "done": job_pb2.STAGE_DONE,
+}
+_MAX_TEXT = 64 * 1024
+
+
+class UnknownSpecError(ValueError):
+    """Raised for a job that a newer conductor accepted and this coordinator does not understand."""
+
+
+def to_request(spec: job_pb2.JobSpec) -> Request:
+    """What is asked of the session; UnknownSpecError when this version does not know it."""
+    if spec.WhichOneof("source") != "zoo":
+        raise UnknownSpecError(f"spec.source={spec.WhichOneof('source')!r} is not known to this coordinator; update it")
+    if spec.effort not in _EFFORTS or spec.accept not in _ACCEPTS:
+        raise UnknownSpecError(
+            f"spec.effort={spec.effort}, spec.accept={spec.accept}: not known to this coordinator; update it"
+        )
+    return Request(
+        source=f"zoo:{spec.zoo}",
+        delta=spec.delta,
+        seed=spec.seed,
+        effort=_EFFORTS[spec.effort],
+        accept=_ACCEPTS[spec.accept],
+    )
+
+
+def to_step(step: Step) -> job_pb2.StepCommitted:
+    """A step for the event log."""
+    progress = job_pb2.JobProgress(
+        stage=_STAGES[step.stage],
+        steps=step.index + 1,
+        works_done=step.works_done,
+        works_expected=step.works_expected,
+        best=_candidate(step.best) if step.best else None,
+    )
+    return job_pb2.StepCommitted(step=step.index, progress=progress, summary=step.summary)
+
+
+def to_evaluation(done: Done, prepared: Prepared | None) -> job_pb2.EvaluationFinished:
+    """A work that came back, for the event log.
+
+    Args:
+        prepared: What is known of the original; without it a candidate's figures cannot be told.
+    """
+    question, tuned = done.work.question, isinstance(done.answer, Evaluated)
+    epochs = question.epochs if isinstance(question, Evaluate) and tuned and not done.remembered else 0
+    return job_pb2.EvaluationFinished(
+        index=done.work.index,
+        key=done.work.key,
+        kind=question.kind,
+        subject=done.work.subject,
+        seconds=done.seconds,
+        evaluator=done.evaluator,
+        remembered=done.remembered,
+        epochs=epochs,
+        candidate=_figures(done.answer, prepared) if isinstance(done.answer, Evaluated) and prepared else None,
+    )
+
+
+def _figures(evaluated: Evaluated, prepared: Prepared) -> job_pb2.Candidate | None:
+    if evaluated.score is None:
+        return None
+    loss = prepared.baseline - evaluated.score
+    return job_pb2.Candidate(
+        params_ratio=ratio(prepared.total.params, evaluated.cost.params),
+        macs_ratio=ratio(prepared.total.macs, evaluated.cost.macs),
+        drop=loss if prepared.higher_is_better else -loss,
+    )
+
+
+def _candidate(best: Best) -> job_pb2.Candidate:
+    return job_pb2.Candidate(params_ratio=best.params_ratio, macs_ratio=best.macs_ratio, drop=best.drop)
+
+
+def to_warning(reason: str, message: str) -> job_pb2.Warning:
+    """Something that the job's owner should know."""
+    return job_pb2.Warning(reason=reason, message=message)
+
+
+def to_failure(failed: Failed) -> job_pb2.JobFailure:
+    """Why a job failed."""
+    return failure(failed.reason, failed.message, failed.traceback)
+
+
+def failure(reason: str, message: str, trace: str = "") -> job_pb2.JobFailure:
+    """A failure of bounded size; of a long traceback the end is kept, which says what was raised."""
+    return job_pb2.JobFailure(reason=reason, message=message[:_MAX_TEXT], traceback=trace[-_MAX_TEXT:])
+
+
+def to_result(finished: Finished, store: DirectoryStore) -> job_pb2.JobResult:
+    """A job's result; its files are put into the store."""
+    files = []
+    for file in finished.files:
+        sha256 = file.sha256 if file.content is None else store.put(file.content)
+        if sha256 is None:
+            raise ValueError(f"result file {file.name} has neither content nor sha256")
+        size = store.path(sha256).stat().st_size
+        files.append(job_pb2.ResultFile(name=file.name, sha256=sha256, size_bytes=size))
+    return job_pb2.JobResult(
+        inside_delta=finished.inside_delta,
+        drop=finished.drop,
+        params_ratio=finished.params_ratio,
+        macs_ratio=finished.macs_ratio,
+        files=files,
+    )

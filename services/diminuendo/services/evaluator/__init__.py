@@ -1,0 +1,1 @@
+"""Evaluators: the processes that hold a model and do works."""

@@ -1,0 +1,69 @@
+"""`diminuendo serve`: runs a whole server on this machine until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diminuendo.services.common import logs
+from diminuendo.services.common.errors import StartError
+from diminuendo.services.common.process import stop_signals
+from diminuendo.services.serve.orphans import adopt
+from diminuendo.services.serve.settings import ServeSettings
+from diminuendo.services.serve.supervisor import FailedError, log_folder
+from diminuendo.services.serve.supervisor import serve as supervise
+
+
+def serve(
+    *,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of everything it keeps.", show_default="./diminuendo-data")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of gRPC; 0: the system chooses.", show_default="50300")] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Port of /metrics, /livez, /readyz; 0: the system chooses.", show_default="50301"),
+    ] = None,
+    evaluators: Annotated[
+        int | None, typer.Option(help="Number of evaluators.", show_default="one per GPU, else per CPU core")
+    ] = None,
+    lease_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds that the coordinator may be silent before it loses its job.", show_default="30"),
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+) -> None:
+    """Run a whole server here: conductor, coordinator and evaluators on a local Ray.
+
+    Prints `ready grpc=HOST:PORT http=HOST:PORT` when it serves; the services' logs are in DATA_DIR/logs. Every
+    option can also be given as DIMINUENDO_SERVE_..., e.g. DIMINUENDO_SERVE_PORT.
+    """
+    try:
+        settings = ServeSettings.load(
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            http_port=http_port,
+            evaluators=evaluators,
+            lease_s=lease_s,
+            log_level=log_level,
+        )
+        # The services log to files; here only what a person at the terminal should know.
+        logs.configure(service="serve", level="warning" if log_level is None else settings.log_level)
+        adopt()
+        asyncio.run(_run(settings))
+    except StartError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except FailedError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+async def _run(settings: ServeSettings) -> None:
+    with stop_signals() as stop, log_folder(settings.data_dir) as folder:
+        await supervise(settings, folder, stop)

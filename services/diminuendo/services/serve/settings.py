@@ -1,0 +1,32 @@
+"""The settings of `diminuendo serve`: flags over ``DIMINUENDO_SERVE_...`` over defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from diminuendo.services.common.settings import ServiceSettings
+
+
+class ServeSettings(ServiceSettings):
+    """How a server on one machine runs.
+
+    Attributes:
+        data_dir: Folder of everything that it keeps; made when it is not there. Logs are in its ``logs``.
+        host: Address that the conductor listens on.
+        port: Port of gRPC; 0: the system chooses.
+        http_port: Port of /metrics and health; 0: the system chooses.
+        evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
+        lease_s: How long the coordinator may be silent before it loses its job, in seconds.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DIMINUENDO_SERVE_")
+
+    data_dir: Path = Path("diminuendo-data")
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(50300, ge=0, le=65535)
+    http_port: int = Field(50301, ge=0, le=65535)
+    evaluators: int | None = Field(None, ge=1, le=10_000)
+    lease_s: float = Field(30.0, gt=0, le=3600, allow_inf_nan=False)
