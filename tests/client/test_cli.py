@@ -264,7 +264,10 @@ def test_watch_writes_plain_lines_and_exits_0(fake: FakeServer, run: Run, record
     assert done.stdout.splitlines()[0] == "   0:00  QUEUED"
     assert done.stdout.splitlines()[-1].endswith("SUCCEEDED")
     assert "\x1b" not in done.stdout + done.stderr
-    assert "inside delta: 7.92x fewer params, 5.10x fewer MACs, drop 0.25 of 1; fetch it with:" in done.stderr
+    assert done.stderr.splitlines() == [
+        "inside delta: 7.92x fewer params, 5.10x fewer MACs, drop 0.25 of 1",
+        "fetch it with: diminuendo download projects/default/jobs/recorded",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_frame_keeps_its_height_and_width(events: list[Event], width: int) -
 
 def test_the_frame_at_80_columns(events: list[Event]) -> None:
     lines = render(after(events, len(events) - 1), width=80)
-    assert re.fullmatch(r"projects/default/jobs/recorded +RUNNING  1:00", lines[0].rstrip())
+    assert re.fullmatch(r"projects/default/jobs/recorded +1 warning  RUNNING  1:00", lines[0].rstrip())
     assert re.fullmatch(r"anneal   +━+ +12 of 12 works", lines[1].rstrip())
     assert lines[2].rstrip() == "best      7.50x params, 5.17x MACs, drop 0.69 of 1"
     assert lines[4].split() == ["#", "kind", "subject", "epochs", "params", "drop", "time", "by"]
@@ -84,7 +84,11 @@ def test_trouble_and_warnings_are_seen_and_trouble_passes(events: list[Event]) -
     assert "warning CANDIDATE_DIVERGED: candidate 3 diverged" in render(view, width=80)[-1]
     lost = replace(view, trouble="connection lost")
     assert render(lost, width=80)[-1].startswith("connection lost")
-    assert "connection lost" not in render(advance(lost, events[10]), width=80)[-1]
+    passed = render(advance(lost, events[10]), width=80)
+    assert "connection lost" not in passed[-1]
+    stepped = render(advance(advance(lost, events[10]), events[11]), width=80)
+    assert "diverged" not in stepped[-1]
+    assert "1 warning  RUNNING" in stepped[0]
 
 
 def test_the_clock_runs_until_the_end_and_no_further(events: list[Event]) -> None:
@@ -147,8 +151,9 @@ def test_a_terminal_gets_the_live_view_and_its_last_frame_stays(events: list[Eve
         display.say(note="loading the engine")
         for event in events:
             display.show(event)
-    assert "SUCCEEDED" in out.getvalue().rpartition("\x1b[2K")[0] + out.getvalue()[-2000:]
-    assert out.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+    frame, _, rest = out.getvalue().rpartition("\x1b[?25h")  # the cursor is shown again
+    assert "SUCCEEDED" in frame[-1500:]
+    assert rest == "warning CANDIDATE_DIVERGED: candidate 3 diverged\n"
 
 
 def test_no_color_has_no_colours(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,13 @@ def follow_to_end(job: Job, console: Console) -> int:
         typer.echo(f"the job goes on; follow it again with: diminuendo watch {job.name}", err=True)
         return INTERRUPTED
     typer.echo(outcome(info), err=True)
+    if info.result is not None:
+        typer.echo(f"fetch it with: diminuendo download {info.name}", err=True)
     return exit_code(info)
 
 
 def outcome(info: JobInfo) -> str:
-    """How the job ended, and what to do next, in one line."""
+    """How the job ended, in one line."""
     if info.state is JobState.SUCCEEDED and info.result is not None:
         result = info.result
         figures = (
@@ -40,7 +42,7 @@ def outcome(info: JobInfo) -> str:
             f" drop {text.points(result.drop)} of {info.delta:g}"
         )
         verdict = "inside delta" if result.inside_delta else "nothing inside delta; the nearest"
-        return f"{verdict}: {figures}; fetch it with: diminuendo download {info.name}"
+        return f"{verdict}: {figures}"
     if info.state is JobState.FAILED and info.failure is not None:
         return f"{info.name} failed ({info.failure.reason}): {text.one_line(info.failure.message)}"
     return f"{info.name} is {info.state.value}"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,7 +19,7 @@ from diminuendo.client.display.view import View, advance
 from diminuendo.client.types import EvaluationFinished, Event, JobState
 
 _ROWS = 6
-_WIDE = 100
+_WIDE, _WIDEST = 100, 120
 _STYLES = {
     JobState.QUEUED: "yellow",
     JobState.RUNNING: "cyan",
@@ -40,18 +41,22 @@ class Frame:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The frame at the console's present width."""
-        width = options.max_width
+        width = min(options.max_width, _WIDEST)
         parts: list[RenderableType] = [self._head(), self._bar(), self._best()]
         parts += [Text(), self._evaluations(width), self._foot()]
-        yield Group(*parts)
+        yield Constrain(Group(*parts), width)
 
     def _head(self) -> RenderableType:
         view = self.view
         row = _row("left", "right", flexible=0)
+        count = len(view.warnings)
+        warned = f"{count} warning{'s' if count > 1 else ''}  " if count else ""
         row.add_row(
             Text(text.one_line(view.title), style="bold"),
             Text.assemble(
-                (view.state.value, _STYLES.get(view.state, "")), "  ", text.clock(view.elapsed_s(self._now()))
+                (warned, "yellow"),
+                (view.state.value, _STYLES.get(view.state, "")),
+                f"  {text.clock(view.elapsed_s(self._now()))}",
             ),
         )
         return row
@@ -99,10 +104,8 @@ class Frame:
         view = self.view
         if view.trouble:
             return Text(text.one_line(view.trouble), style="red", no_wrap=True, overflow="ellipsis")
-        if view.warnings and not view.state.final:
-            warning = view.warnings[-1]
-            line = f"warning {warning.reason}: {warning.message}"
-            return Text(text.one_line(line), style="yellow", no_wrap=True, overflow="ellipsis")
+        if view.alert and not view.state.final:
+            return Text(text.one_line(view.alert), style="yellow", no_wrap=True, overflow="ellipsis")
         line = text.one_line(view.note or (view.reason if view.state.final else view.summary))
         return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
 
@@ -144,6 +147,7 @@ class LiveDisplay:
         """Show `view` on the console."""
         self.view = view
         rows = max(1, min(_ROWS, console.height - 7))
+        self._console = console
         self._frame = Frame(view, rows=rows)
         self._live = Live(self._frame, console=console, refresh_per_second=4, vertical_overflow="crop")
 
@@ -155,8 +159,10 @@ class LiveDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Draw a last time and let go of the terminal."""
+        """Draw a last time, let go of the terminal, and write the warnings that passed by."""
         self._live.stop()
+        for line in dict.fromkeys(f"warning {item.reason}: {item.message}" for item in self.view.warnings):
+            self._console.print(Text(text.one_line(line), style="yellow"))
 
     def show(self, event: Event) -> None:
         """Draw the job after this event."""

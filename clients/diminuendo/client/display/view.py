@@ -34,6 +34,7 @@ class View:
         warnings: All warnings, oldest first.
         started: Time of the first event.
         ended: Time of the event that made the state final.
+        alert: The warning that came last, until the next step.
         note: What is going on when nothing else can be shown.
         trouble: Set while the connection to the server is lost.
     """
@@ -46,6 +47,7 @@ class View:
     summary: str = ""
     recent: tuple[EvaluationFinished, ...] = ()
     warnings: tuple[WarningRaised, ...] = ()
+    alert: str = ""
     started: datetime | None = None
     ended: datetime | None = None
     note: str = _WAITING
@@ -73,11 +75,12 @@ def advance(view: View, event: Event) -> View:
         case Leased():
             return replace(view, note=_LEASED)
         case StepCommitted():
-            return replace(view, progress=event.progress, summary=event.summary, note="")
+            return replace(view, progress=event.progress, summary=event.summary, note="", alert="")
         case EvaluationFinished():
             return replace(view, recent=(*view.recent, event)[-_RECENT:], note="")
         case WarningRaised():
-            return replace(view, warnings=(*view.warnings, event))
+            alert = f"warning {event.reason}: {event.message}"
+            return replace(view, warnings=(*view.warnings, event), alert=alert)
     return view
 
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from diminuendo.client.cli import options
+from diminuendo.client.cli.report import INTERRUPTED
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
 from diminuendo.client.display.inline import InlineFeed
@@ -41,25 +42,26 @@ def compress(
     check_seed(seed)
     with _mistakes():
         _engine("zoo.catalog").find(name)
-    with _result_folder(out, name) as folder:
-        console = Console(stderr=True)
-        with open_display(console, View(source, delta=tolerance)) as display, _mistakes():
-            feed = InlineFeed(display)
-            feed.state(JobState.RUNNING)
-            display.say(note="loading the engine")
-            _engine("compress").compress(
-                source,
-                tolerance,
-                effort=effort,
-                accept=accept,
-                seed=seed,
-                threads=threads,
-                out=folder,
-                on_step=feed.on_step,
-                on_done=feed.on_done,
-            )
-            feed.state(JobState.SUCCEEDED)
+    request = {"effort": effort, "accept": accept, "seed": seed, "threads": threads}
+    try:
+        with _result_folder(out, name) as folder:
+            _run(source, tolerance, folder, request)
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(_finish(read_result(folder)))
+
+
+def _run(source: str, delta: float, folder: Path, request: Mapping[str, str | int]) -> None:
+    """Have the engine do it, and show how it goes."""
+    display = open_display(Console(stderr=True), View(source, delta=delta))
+    with display, _mistakes():
+        feed = InlineFeed(display)
+        feed.state(JobState.RUNNING)
+        display.say(note="loading the engine")
+        engine = _engine("compress")
+        engine.compress(source, delta, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
+        feed.state(JobState.SUCCEEDED)
 
 
 def _finish(result: ResultFolder) -> int:
