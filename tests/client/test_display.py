@@ -207,7 +207,7 @@ def test_the_verdict_has_the_interval_and_the_control(result_folder: Path) -> No
     out = shown(result_folder, width=160)
     assert "inside delta 1: drop 0.25 points, 95 % interval [-0.50, 1.00], on 400 sealed samples" in out
     assert "dense control: the original with the same tuning (20 epochs) scores 98.75, drop 0.00" in out
-    assert "40 evaluations, 200 epochs of tuning, 1:03 in all, seed 7" in out
+    assert "40 evaluations, 200 epochs of tuning, 1:03 of evaluators' time, seed 7" in out
     assert "blocks.1.depthwise was left as it is: grouped convolutions have no form" in out
 
 

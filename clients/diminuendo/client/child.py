@@ -15,8 +15,8 @@ from pathlib import Path
 
 from diminuendo.client.errors import DiminuendoError, ServerUnavailableError
 
-_TAIL = 15
-_POLL_S = 0.05
+_TAIL = 8
+_POLL_S, _LAST_WORDS_S = 0.05, 1.0
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
@@ -44,9 +44,11 @@ class Child:
             )
         self._lines: list[str] = []
         self._news = threading.Condition()
-        self._ended = False
+        self._ended = self._exited = False
         self._reader = threading.Thread(target=self._read, name="child-stdout", daemon=True)
         self._reader.start()
+        self._waiter = threading.Thread(target=self._wait, name="child-exit", daemon=True)
+        self._waiter.start()
 
     @property
     def pid(self) -> int:
@@ -65,17 +67,25 @@ class Child:
                 found = next((line for line in self._lines if line.startswith(prefix)), None)
                 if found is not None:
                     return found
+                if self._exited:  # what it wrote last may still be in the pipe, which others may hold open
+                    deadline = min(deadline, time.monotonic() + _LAST_WORDS_S)
                 left_s = deadline - time.monotonic()
                 if self._ended or left_s <= 0:
                     break
-                self._news.wait(left_s)
-        how = "ended" if self._ended else f"was not ready after {timeout_s:g} s"
-        raise ServerUnavailableError(f"the server {how}; the end of its log:\n{self.tail()}")
+                if not self._news.wait(left_s) and self._exited:
+                    break
+            how = "ended" if self._ended or self._exited else f"was not ready after {timeout_s:g} s"
+        if self._ended:  # it is about to exit, and may say why
+            self._waiter.join(_LAST_WORDS_S)
+        raise ServerUnavailableError(f"the server {how}; the end of its log:\n{tail(self.log)}")
 
-    def tail(self) -> str:
-        """The last lines of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL:]) or "(it wrote nothing)"
+    def require_alive(self) -> None:
+        """Raise ServerUnavailableError with the end of its log when it has ended."""
+        if self._ended:  # it is about to exit
+            self._waiter.join(_LAST_WORDS_S)
+        code = self._process.poll()
+        if code is not None:
+            raise ServerUnavailableError(f"the server ended with code {code}; the end of its log:\n{tail(self.log)}")
 
     def stop(self, *, timeout_s: float) -> None:
         """End it: SIGTERM, after `timeout_s` SIGKILL for it and for whatever it left behind.
@@ -89,15 +99,15 @@ class Child:
             self._process.wait(timeout_s)
         left = self._kill_rest()
         _adopt_orphans(self._adopted_before)
-        self._process.wait()
         self._reader.join(timeout=1.0)
+        self._waiter.join(timeout=1.0)
         if self._process.stdout is not None:
             self._process.stdout.close()
         if left:
             raise DiminuendoError(f"processes {', '.join(map(str, left))} could not be ended; end them by hand")
 
     def _kill_rest(self, timeout_s: float = 5.0) -> list[int]:
-        """SIGKILL the group and every marked process until none is left; returns those that will not go."""
+        """SIGKILL everything of the child's until nothing is left; returns what will not go."""
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -123,6 +133,12 @@ class Child:
                     os.waitpid(pid, os.WNOHANG)
         return sorted(pid for pid, state in mine.items() if state != "Z")
 
+    def _wait(self) -> None:
+        self._process.wait()
+        with self._news:
+            self._exited = True
+            self._news.notify_all()
+
     def _read(self) -> None:
         stdout = self._process.stdout
         if stdout is not None:
@@ -133,6 +149,12 @@ class Child:
         with self._news:
             self._ended = True
             self._news.notify_all()
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-_TAIL:]) or "(it is empty)"
 
 
 def _adopt_orphans(adopt: bool) -> bool:

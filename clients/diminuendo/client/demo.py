@@ -12,13 +12,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from rich.console import Console
 
-from diminuendo.client.child import Child
+from diminuendo.client.child import Child, tail
 from diminuendo.client.cli.options import exit_code
 from diminuendo.client.cli.report import outcome
 from diminuendo.client.client import Client
@@ -44,6 +45,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="result folder; default ./results/JOB")
     parser.add_argument("--keep", action="store_true", help="keep the server's data folder, and say where it is")
     options = parser.parse_args(args)
+    if options.out is not None and options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
+        return _fail(f"--out {options.out} is not an empty folder; give another one, or empty it", code=2)
     signal.signal(signal.SIGTERM, _on_end)
     signal.signal(signal.SIGHUP, _on_end)
     console = Console()
@@ -56,17 +59,23 @@ def main(args: Sequence[str] | None = None) -> int:
     except _Terminated:
         return 143
     except DiminuendoError as error:
-        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - this module is a command
-        return 1
+        return _fail(error.message)
+    except OSError as error:
+        return _fail(str(error))
+
+
+def _fail(message: str, *, code: int = 1) -> int:
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - this module is a command
+    return code
 
 
 def _run(console: Console, data: Path, out: Path | None) -> int:
     """Start a server, compress the digits network through it, show the result, stop the server."""
     console.print("starting a server: conductor, coordinator and a local Ray with 2 evaluators", highlight=False)
-    with _server(data) as target, Client(target) as client:
+    with _server(data) as server, Client(server.target) as client:
         console.print(f"compressing {_SOURCE} with at most {_DELTA:g} point of accuracy lost", highlight=False)
         job = client.submit(_SOURCE, delta=_DELTA, effort="quick")
-        info = follow(job, console)
+        info = follow(job, console, on_cut=server.child.require_alive)
         if info.state is not JobState.SUCCEEDED:
             raise DiminuendoError(outcome(info))
         folder = job.download(out if out is not None else Path("results") / job.job_id)
@@ -76,14 +85,25 @@ def _run(console: Console, data: Path, out: Path | None) -> int:
     return exit_code(info)
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A server of the demo's own: its process, and HOST:PORT of its API."""
+
+    child: Child
+    target: str
+
+
 @contextlib.contextmanager
-def _server(data: Path) -> Iterator[str]:
-    """A server of one's own on a free port; gives its address, and leaves no process behind."""
+def _server(data: Path) -> Iterator[_Server]:
+    """A server on a free port, which leaves no process behind; after a failure the services' logs are shown."""
     command = [sys.executable, "-m", "diminuendo.client.cli.main", "serve", "--data-dir", str(data)]
     command += ["--port", "0", "--http-port", "0", "--evaluators", str(_EVALUATORS)]
     child = Child(command, log=data.parent / "serve.log")
     try:
-        yield _target_of(child.read_line("ready ", timeout_s=_START_S))
+        yield _Server(child, _target_of(child.read_line("ready ", timeout_s=_START_S)))
+    except DiminuendoError as error:
+        logs = [f"--- {log.name}\n{tail(log)}" for log in sorted(data.glob("logs/*.log"))]
+        raise DiminuendoError("\n".join([error.message, *logs])) from error
     finally:
         with _undisturbed():
             child.stop(timeout_s=_STOP_S)

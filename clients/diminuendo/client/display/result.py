@@ -76,7 +76,7 @@ def verdict(certificate: Certificate) -> list[Text]:
     lines.append(
         Text(
             f"{certificate.evaluations:,} evaluations, {certificate.epochs:g} epochs of tuning,"
-            f" {text.clock(certificate.seconds)} in all, seed {certificate.seed}",
+            f" {text.clock(certificate.seconds)} of evaluators' time, seed {certificate.seed}",
             style="dim",
         )
     )
