@@ -351,3 +351,23 @@ def test_a_reader_that_goes_away_is_no_error(fake: FakeServer, environment: dict
     assert done.stdout == "   0:00  QUEUED\n"
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_ctrl_c_ends_an_inline_run_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*CLI, "compress", "zoo:digits", "--effort", "quick", "--out", "a/b"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "   0:00  RUNNING\n"
+    assert (tmp_path / "a/b").is_dir()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "stopped; nothing was written"
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

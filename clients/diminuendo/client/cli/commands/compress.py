@@ -103,14 +103,14 @@ def _result_folder(out: Path | None, name: str) -> Iterator[Path]:
         out = _free(Path("results") / name)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderNotEmptyError(f"out: {out} is not an empty folder; give another one, or empty it")
-    existed = out.exists()
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield out
     except BaseException:
-        if not existed:
-            with contextlib.suppress(OSError):  # not empty: a result cut short is left to look at
-                out.rmdir()
+        with contextlib.suppress(OSError):  # not empty: a result cut short is left to look at
+            for folder in made:
+                folder.rmdir()
         raise
 
 
