@@ -93,5 +93,4 @@ async def _grpc(
         yield address(settings.host, await server.start(settings.host, settings.port))
     finally:
         await server.refuse()
-        notifier.close()
         await server.stop(settings.drain_s)

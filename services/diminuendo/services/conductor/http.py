@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from diminuendo.services.common.errors import DiminuendoError, StartError
 from diminuendo.services.conductor.metrics import Metrics
-from diminuendo.services.conductor.notify import Notifier
+from diminuendo.services.conductor.notify import Notifier, wait
 from diminuendo.services.conductor.store.base import Store
 
 
@@ -46,6 +46,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self.told_to_stop = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -56,6 +57,18 @@ class _Server(uvicorn.Server):
         """Say when it is done."""
         await super().startup(sockets)
         self.ready.set()
+
+    async def main_loop(self) -> None:
+        """Tick as uvicorn does, and stop when told to instead of at the next tick."""
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 864_000
+            await wait(self.told_to_stop, 0.1)
+
+    def stop(self) -> None:
+        """Finish what is being answered, then end."""
+        self.should_exit = True
+        self.told_to_stop.set()
 
 
 @asynccontextmanager
@@ -74,5 +87,5 @@ async def serving(app: Starlette, listener: socket.socket, *, drain_s: float) ->
             raise StartError(f"the HTTP server did not start: {task.exception()!r}; see the log")
         yield
     finally:
-        server.should_exit = True
+        server.stop()
         await task

@@ -6,15 +6,16 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, TypeAlias
 
 import grpc
 from grpc.aio import AbortError, ServicerContext
 
 from diminuendo.services.common import logs
-from diminuendo.services.common.errors import DiminuendoError, InternalError, to_status
+from diminuendo.services.common.errors import DiminuendoError, InternalError, StoppingError, to_status
 from diminuendo.services.conductor.metrics import Metrics
+from diminuendo.services.conductor.notify import wait
 
 OURS = "/diminuendo."
 _log = logs.get(__name__)
@@ -28,6 +29,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics) -> None:
         """Count into these metrics."""
         self._metrics = metrics
+        self._refusing = False
+        self._arrived = asyncio.Event()
+
+    async def refuse(self, *, quiet_s: float, at_most_s: float) -> None:
+        """Answer new calls with UNAVAILABLE from now on; return when none has come for a moment.
+
+        A server that stops cancels what has reached it but not yet its handlers, and clients do not take CANCELLED
+        for a reason to try again. So they are answered first.
+        """
+        self._refusing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                while await self._call_comes(quiet_s):
+                    pass
+
+    async def _call_comes(self, within_s: float) -> bool:
+        self._arrived.clear()
+        await wait(self._arrived, within_s)
+        return self._arrived.is_set()
+
+    def _admit(self) -> None:
+        self._arrived.set()
+        if self._refusing:
+            raise StoppingError("the conductor is stopping; connect again and ask its successor")
 
     async def intercept_service(
         self,
@@ -56,6 +81,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: _Context) -> Any:
             with self._counted(method) as ended:
                 try:
+                    self._admit()
                     return await behaviour(request, context)
                 except Exception as error:  # noqa: BLE001 - each goes to the client, logged
                     await _refuse(method, error, context, ended)
@@ -66,6 +92,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: _Context) -> None:
             with self._counted(method) as ended:
                 try:
+                    self._admit()
                     # A generator that the server merely drops when the client leaves is closed at some later
                     # collection; this one is closed here and now, with what it holds.
                     async with aclosing(behaviour(request, context)) as replies:

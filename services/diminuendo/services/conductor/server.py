@@ -41,6 +41,7 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+QUIET_S, REFUSE_S = 0.05, 1.0
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -65,7 +66,9 @@ class GrpcServer:
         lease_us: int,
     ) -> None:
         """Register the services; nothing listens yet."""
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(metrics)], options=OPTIONS)
+        self._notifier = notifier
+        self._calls = CallInterceptor(metrics)
+        self._server = grpc.aio.server(interceptors=[self._calls], options=OPTIONS)
         self._health: Any = health_aio.HealthServicer()
         job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier), self._server)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
@@ -88,8 +91,10 @@ class GrpcServer:
         return bound
 
     async def refuse(self) -> None:
-        """Say that nothing more is served, for good."""
+        """Say that nothing more is served, end what would never end by itself, answer calls with UNAVAILABLE."""
         await self._health.enter_graceful_shutdown()
+        self._notifier.close()
+        await self._calls.refuse(quiet_s=QUIET_S, at_most_s=REFUSE_S)
 
     async def stop(self, drain_s: float) -> None:
         """Take no new call, let the present ones go on for so long, then end them."""

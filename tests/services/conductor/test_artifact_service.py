@@ -1,0 +1,71 @@
+"""ArtifactService over a real channel."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from diminuendo.v1 import artifact_service_pb2
+
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.conductor.settings import ConductorSettings
+
+Api = Any
+Failing = Callable[[Awaitable[object]], Awaitable[Any]]
+
+
+async def read(api: Api, sha256: str, offset: int = 0) -> list[bytes]:
+    """The chunks as they come."""
+    request = artifact_service_pb2.ReadArtifactRequest(sha256=sha256, offset=offset)
+    return [reply.data async for reply in api.artifacts.ReadArtifact(request, timeout=10)]
+
+
+@pytest.fixture
+def content(settings: ConductorSettings) -> bytes:
+    """Content of many chunks, in the conductor's store."""
+    data = random.Random(0).randbytes(2_500_000)
+    DirectoryStore(settings.artifacts_dir).put(data)
+    return data
+
+
+async def test_content_comes_in_chunks_from_any_offset(api: Api, content: bytes) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    chunks = await read(api, sha256)
+    assert b"".join(chunks) == content
+    assert len(chunks) > 2
+    assert max(map(len, chunks)) <= 1024 * 1024
+    for offset in (1, 262_144, 2_499_999):
+        assert b"".join(await read(api, sha256, offset)) == content[offset:]
+    assert await read(api, sha256, len(content)) == []
+
+
+async def test_a_reader_that_leaves_harms_nobody(api: Api, content: bytes) -> None:
+    request = artifact_service_pb2.ReadArtifactRequest(sha256=hashlib.sha256(content).hexdigest())
+    call = api.artifacts.ReadArtifact(request, timeout=10)
+    assert content.startswith((await call.read()).data)
+    call.cancel()
+    assert b"".join(await read(api, request.sha256)) == content
+
+
+async def test_unknown_content_is_not_found(api: Api, failing: Failing) -> None:
+    failure = await failing(read(api, "0" * 64))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ARTIFACT_NOT_FOUND")
+    assert failure.metadata == {"sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("sha256", "offset", "field"),
+    [("../../etc/passwd", 0, "sha256"), ("", 0, "sha256"), ("AB" * 32, 0, "sha256"), ("0" * 64, -1, "offset")],
+)
+async def test_a_bad_field_is_named(api: Api, failing: Failing, sha256: str, offset: int, field: str) -> None:
+    failure = await failing(read(api, sha256, offset))
+    assert (failure.code, list(failure.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+
+
+async def test_an_offset_past_the_end_is_refused(api: Api, failing: Failing, content: bytes) -> None:
+    failure = await failing(read(api, hashlib.sha256(content).hexdigest(), len(content) + 1))
+    assert "give 0 to its size, 2500000" in failure.fields["offset"]
