@@ -117,7 +117,7 @@ class StoppingError(DiminuendoError):
 
 
 class InternalError(DiminuendoError):
-    """The RPC interceptor, for an exception that nobody expected; the id finds it in the log."""
+    """The RPC interceptor: an exception that nobody expected. Its id finds it in the log."""
 
 
 def to_proto(error: DiminuendoError) -> status_pb2.Status:

@@ -53,15 +53,15 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def _refuse_unknown_environment(cls) -> None:
-        prefix = cls.model_config.get("env_prefix", "")
-        known = {cls.key(name) for name in cls.model_fields} | {f"{prefix}{n}".upper() for n in cls.model_fields}
+        prefix = cls.model_config.get("env_prefix", "").upper()
+        if prefix == "DIMINUENDO_":
+            return  # everybody's: only keys of a prefix of one's own can be judged
+        names = [name.upper() for name in cls.model_fields]
         for key in sorted(os.environ):
-            # A bare DIMINUENDO_ prefix is everybody's: only keys of a prefix of one's own can be judged.
-            if prefix == "DIMINUENDO_" or not key.upper().startswith(prefix) or key.upper() in known:
-                continue
-            near = difflib.get_close_matches(key.upper(), sorted(known), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-            raise StartError(f"environment variable {key}={os.environ[key]!r} is no setting; {hint}")
+            name = key.upper().removeprefix(prefix)
+            if key.upper().startswith(prefix) and name not in names:
+                hint = _hint(name, names, prefix)
+                raise StartError(f"environment variable {key}={os.environ[key]!r} is no setting; {hint}")
 
     @classmethod
     def _explain(cls, problem: dict[str, object]) -> str:
@@ -69,9 +69,14 @@ class ServiceSettings(BaseSettings):
         name = str(location[0]) if isinstance(location, tuple) and location else "settings"
         field = next((n for n in cls.model_fields if name in (n, cls.key(n))), None)
         if problem.get("type") == "extra_forbidden" or field is None:
-            near = difflib.get_close_matches(name, sorted(cls.model_fields), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(cls.model_fields))}"
-            return f"{name}={problem.get('input')!r} is no setting; {hint}"
+            return f"{name}={problem.get('input')!r} is no setting; {_hint(name, list(cls.model_fields))}"
         text = str(problem.get("msg")).removeprefix("Value error, ").replace("Input", "it", 1)
         option = field.replace("_", "-")
         return f"{field}={problem.get('input')!r} cannot be used: {text}; set --{option} or {cls.key(field)}"
+
+
+def _hint(name: str, names: list[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {prefix}{near[0]}?"
+    return f"known: {', '.join(prefix + known for known in sorted(names))}"

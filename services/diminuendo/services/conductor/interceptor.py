@@ -31,6 +31,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._refusing = False
         self._arrived = asyncio.Event()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def refuse(self, *, quiet_s: float, at_most_s: float) -> None:
         """Answer new calls with UNAVAILABLE from now on; return when none has come for a moment.
@@ -48,6 +51,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._arrived.clear()
         await wait(self._arrived, within_s)
         return self._arrived.is_set()
+
+    async def drained(self, at_most_s: float) -> None:
+        """Return when no call of ours is under way. Health watches, which never end, are not waited for."""
+        await wait(self._idle, at_most_s)
 
     def _admit(self) -> None:
         self._arrived.set()
@@ -108,6 +115,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Count the call with the code that is left in the list; OK without one."""
         start = time.monotonic()
         ended: list[grpc.StatusCode] = []
+        self._under_way += 1
+        self._idle.clear()
         try:
             yield ended
         except asyncio.CancelledError:
@@ -117,6 +126,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = ended[-1] if ended else grpc.StatusCode.OK
             self._metrics.rpcs.labels(method, code.name).inc()
             self._metrics.rpc_seconds.labels(method).observe(time.monotonic() - start)
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
 
 async def _refuse(method: str, error: Exception, context: _Context, ended: list[grpc.StatusCode]) -> None:

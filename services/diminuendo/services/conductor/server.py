@@ -41,7 +41,7 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
-QUIET_S, REFUSE_S = 0.05, 1.0
+QUIET_S, REFUSE_S, LAST_S = 0.05, 1.0, 0.5
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -98,7 +98,8 @@ class GrpcServer:
 
     async def stop(self, drain_s: float) -> None:
         """Take no new call, let the present ones go on for so long, then end them."""
-        await self._server.stop(drain_s)
+        await self._calls.drained(drain_s)
+        await self._server.stop(LAST_S)
 
 
 def listen(option: str, host: str, port: int) -> socket.socket:
