@@ -72,7 +72,7 @@ def _local(evaluators: int | None) -> Iterator[None]:
             logging_level=logging.ERROR,
             namespace=NAMESPACE,
             _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / "r"),  # one deeper: Ray opens its folder to everybody on the machine
         )
         try:
             yield

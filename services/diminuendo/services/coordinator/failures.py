@@ -30,7 +30,10 @@ class Loss:
 
 
 def loss_of(error: BaseException) -> Loss:
-    """Why Ray lost an attempt."""
+    """Why Ray lost an attempt, or could not start an evaluator."""
+    if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+        last = str(error).strip().splitlines()[-1].strip()  # of the traceback: what was raised
+        return Loss("EVALUATOR_LOST", f"the evaluator cannot start: {last[:500]}", str(error))
     detail = " ".join(str(error).split())
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage threshold" in detail:
         return Loss("OUT_OF_MEMORY", f"Ray ended the evaluator, because the node ran out of memory: {detail[:500]}")

@@ -14,7 +14,7 @@ from diminuendo.services.common.errors import StartError
 
 PREFIX = "dim-ray-"
 _LOCK = "lock"
-_LONGEST = 40
+_LONGEST = 38
 """Unix socket paths end at 107 bytes, and Ray adds up to 67: session_DATE_TIME_MICROSECONDS_PID/sockets/NAME."""
 
 

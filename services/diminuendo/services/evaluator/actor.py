@@ -103,7 +103,7 @@ def failure_of(work: Work, error: Exception) -> Failed:
         return Failed("USER_CODE", str(error), getattr(error, "traceback_text", "") or "")
     trace = "".join(traceback.format_exception(error))
     if _is_out_of_memory(error):
-        return Failed("OUT_OF_MEMORY", f"{work.subject}: {error or 'out of host memory'}", trace)
+        return Failed("OUT_OF_MEMORY", f"{work.subject}: {str(error) or 'out of host memory'}", trace)
     return Failed("INTERNAL", f"{work.subject}: {type(error).__name__}: {error}", trace)
 
 

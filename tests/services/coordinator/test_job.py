@@ -1,0 +1,142 @@
+"""A whole job on real evaluators and a real conductor, in a made-up world: it ends well, or is gone on with."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from diminuendo.v1 import coordinator_service_pb2 as v1
+from diminuendo.v1 import job_pb2
+from tests.services.coordinator.conftest import Executors, Server, until
+from tests.services.coordinator.workers import SCRIPTED, SLOW_WORLD, WORLD
+
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.coordinator.executor import RayExecutor
+from diminuendo.services.coordinator.job import JobRunner
+
+
+def runner_of(server: Server, executor: RayExecutor, folder: Path) -> JobRunner:
+    return JobRunner(server.connection, executor, DirectoryStore(folder), server.stop)
+
+
+def run(server: Server, executor: RayExecutor, folder: Path) -> None:
+    asked_at = time.monotonic()
+    runner_of(server, executor, folder).run(server.lease(), asked_at=asked_at)
+
+
+def steps(server: Server, name: str) -> list[str]:
+    return [e.step_committed.summary for e in server.events(name) if e.WhichOneof("kind") == "step_committed"]
+
+
+def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server, executors: Executors) -> None:
+    store = DirectoryStore(executors.folder)
+    name = server.create().name
+    one = executors(WORLD, evaluators=1)
+    run(server, one, executors.folder)
+    job = server.get(name)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    files = {file.name: file for file in job.result.files}
+    assert set(files) == {"model.safetensors", "plan.json", "certificate.json", "profile.json"}
+    for file in files.values():
+        assert len(store.get(file.sha256)) == file.size_bytes
+    certificate = json.loads(store.get(files["certificate.json"].sha256))
+    assert certificate["inside_delta"] == job.result.inside_delta
+    expected = steps(server, name)
+    one.close()
+
+    again = server.create().name  # every evaluation is remembered: nothing runs
+    two = executors(SCRIPTED)  # would give nonsense if anything did
+    run(server, two, executors.folder)
+    assert steps(server, again) == expected
+    assert two.stats().works_done == 0
+    assert server.get(again).result.files[1].sha256 == job.result.files[1].sha256
+
+
+def test_stopped_midway_it_goes_on_and_decides_the_same(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 8)
+    server.stop.set()
+    running.join(15)
+    assert not running.is_alive()
+    job = server.get(name)
+    assert job.state == job_pb2.JOB_STATE_QUEUED
+    assert 8 <= job.progress.steps < 25
+    server.stop.clear()
+    run(server, executor, executors.folder)
+    assert server.get(name).state == job_pb2.JOB_STATE_SUCCEEDED
+    events = server.events(name)
+    committed = [e.step_committed.step for e in events if e.WhichOneof("kind") == "step_committed"]
+    assert committed == list(range(len(committed)))
+    assert [e.leased.epoch for e in events if e.WhichOneof("kind") == "leased"] == [1, 2]
+
+    other = server.create().name  # remembered outcomes, decided afresh without any stop
+    run(server, executor, executors.folder)
+    assert steps(server, other) == steps(server, name)
+
+
+def test_cancellation_ends_the_job_and_what_runs(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 2)
+    server.cancel(name)
+    running.join(15)
+    assert not running.is_alive()
+    assert server.get(name).state == job_pb2.JOB_STATE_CANCELLED
+    assert {work for _, work in executor.statuses} == {""}
+
+
+def test_a_lost_lease_ends_the_work_without_a_word(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 2)
+    successor = server.lease()
+    running.join(15)
+    assert not running.is_alive()
+    job = server.get(name)
+    assert job.state == job_pb2.JOB_STATE_RUNNING
+    assert job.epoch == successor.epoch == 2
+    assert job.progress.steps == successor.next_step
+    assert {work for _, work in executor.statuses} == {""}
+
+
+def test_an_answer_that_the_search_cannot_use_fails_the_job(server: Server, executors: Executors) -> None:
+    """A defect of the engine: a candidate's outcome in answer to the first question."""
+    name = server.create().name
+    run(server, executors(SCRIPTED, evaluators=1), executors.folder)
+    job = server.get(name)
+    assert job.state == job_pb2.JOB_STATE_FAILED
+    assert job.failure.reason == "INTERNAL"
+    assert "Traceback" in job.failure.traceback
+
+
+def test_a_state_of_another_version_is_discarded_with_a_warning(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    given = server.lease()
+    step = job_pb2.StepCommitted(step=0, progress=job_pb2.JobProgress(steps=1))
+    request = v1.CommitStepRequest(job_name=name, epoch=given.epoch, step=step, session_state=b"of old")
+    server.coordinators.CommitStep(request, timeout=10)
+    run(server, executors(WORLD, evaluators=1), executors.folder)
+    assert server.get(name).state == job_pb2.JOB_STATE_SUCCEEDED
+    warnings = [e.warning.reason for e in server.events(name) if e.WhichOneof("kind") == "warning"]
+    assert warnings == ["STATE_DISCARDED"]
+
+
+@pytest.mark.parametrize("field", ["effort", "accept"])
+def test_a_job_of_a_newer_version_fails_with_the_reason(server: Server, executors: Executors, field: str) -> None:
+    server.create()
+    given = server.lease()
+    setattr(given.job.spec, field, 9)
+    runner_of(server, executors(WORLD, evaluators=1), executors.folder).run(given, asked_at=time.monotonic())
+    job = server.get(given.job.name)
+    assert job.state == job_pb2.JOB_STATE_FAILED
+    assert f"spec.{field}=9" in job.failure.message
