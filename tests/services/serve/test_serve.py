@@ -67,9 +67,12 @@ class Serve:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def ray_folder(self) -> Path:
-        """The folder of this server's local Ray."""
-        (line,) = {a for p in self.everything() for a in _cmdline(p) if a.startswith("--raylet_socket_name=")}
-        return Path(line.partition("=")[2]).parents[3]
+        """The folder of this server's local Ray, once its raylet has started."""
+        assert until(lambda: bool(self._sockets()))
+        return Path(self._sockets().pop().partition("=")[2]).parents[3]
+
+    def _sockets(self) -> set[str]:
+        return {a for p in self.everything() for a in _cmdline(p) if a.startswith("--raylet_socket_name=")}
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
@@ -149,8 +152,7 @@ def test_it_is_healthy_and_restarts_what_is_killed(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_ray_starts_leaves_nothing(tmp_path: Path) -> None:
     with started(tmp_path, coordinating=False) as serve:
-        assert until(lambda: any(p.name() == "raylet" for p in serve.everything()))
-        everything, folder = serve.everything(), serve.ray_folder()
+        folder, everything = serve.ray_folder(), serve.everything()
         serve.process.send_signal(signal.SIGINT)
         _, stderr = serve.process.communicate(timeout=20)
         assert serve.process.returncode == 0
