@@ -20,6 +20,9 @@ FAR = 0.3
 STRIDES = (1.0, 0.5, 1.6)
 """Steps of successive annealing proposals, relative to the session's step."""
 
+COLD_RATE = 0.5
+"""Relative rate of the first, short tuning from factors: in so few steps the full rate costs more than it finds."""
+
 NEAR = 2.0
 """A candidate outside delta is worth more tuning up to this multiple of delta."""
 
@@ -50,7 +53,7 @@ def first(space: Space, settings: Settings) -> list[Proposal]:
     count = settings.budgets
     targets = [mildest * math.exp(-span * i / max(1, count - 1)) for i in range(count)]
     plans = dict.fromkeys(at_most(points, target).plan for target in targets)
-    return [Proposal(plan, "first", None, settings.first_epochs) for plan in plans]
+    return [Proposal(plan, "first", None, settings.first_epochs, COLD_RATE) for plan in plans]
 
 
 def kept(standing: Standing, settings: Settings) -> list[Proposal]:
@@ -143,23 +146,26 @@ def _near_miss(standing: Standing, base: Trial) -> Trial | None:
 
 
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
-    """Candidates to tune in full: the smallest inside delta, then more cautious ones.
+    """Candidates to tune in full: the smallest inside delta, and larger ones grown from it.
 
-    The sealed half may disagree with the search half by chance; each further finalist keeps a wider distance to
-    delta, so that the first that holds on the sealed half can be had without searching again.
+    The best of many candidates looks better on the search half than it is. Growing keeps its tuned function and adds
+    capacity, so that the next larger finalist that holds on the sealed half can be had without searching again.
+    Where nothing is inside delta, the same is done from the nearest candidate.
     """
-    delta = standing.state.request.delta
-    chosen: list[Trial] = []
-    for rank in range(settings.finalists):
-        limit = delta * (1.0 - rank / settings.finalists)
-        larger = chosen[-1].cost.params if chosen else 0
-        fitting = [t for t in standing.trials if standing.inside(t, limit) and t.cost.params > larger]
-        if fitting:
-            chosen.append(min(fitting, key=lambda t: (t.cost.params, standing.estimates[t.index], t.index)))
-    if not chosen:
-        order = sorted(standing.trials, key=lambda t: (standing.estimates[t.index], t.cost.params, t.index))
-        plans: dict[str, Trial] = {}
-        for trial in order:
-            plans.setdefault(Plan(trial.choices).key(), trial)
-        chosen = sorted(list(plans.values())[: settings.finalists], key=lambda t: t.cost.params)
-    return [Proposal(Plan(t.choices), "final", t, settings.final_epochs) for t in chosen]
+    base = standing.incumbent or standing.nearest
+    if base is None:
+        return []
+    chosen: list[Proposal] = []
+    avoid: set[str] = set()
+    for i, growth in enumerate(settings.growths):
+        target = int(base.cost.params * growth)
+        plan: Plan | None = Plan(base.choices)
+        if growth > 1.0:
+            rng = keyed(standing.state.request.seed, "final", i)
+            plan = moves.anneal(
+                standing.surrogate, Plan(base.choices), target, moves=settings.surrogate_moves, rng=rng, avoid=avoid
+            )
+        if plan is not None and target < standing.space.total.params:
+            avoid.add(plan.key())
+            chosen.append(Proposal(plan, "final", base, settings.final_epochs))
+    return chosen or [Proposal(Plan(base.choices), "final", base, settings.final_epochs)]

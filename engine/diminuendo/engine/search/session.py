@@ -403,7 +403,7 @@ class Session:
         state, s = self._state, self._settings
         layers = len(state.prepared.layers) if state.prepared else 0
         rounds = {"first": s.kept + s.bracket, "keep": s.bracket, "bracket": 0}
-        certify = 2 + s.finalists
+        certify = 2 + len(s.growths)
         later: dict[StageName, int] = {
             "prepare": layers + s.budgets + s.kept + s.bracket + s.moves + certify,
             "survey": s.budgets + s.kept + s.bracket + s.moves + certify,

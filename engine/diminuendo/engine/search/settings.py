@@ -29,8 +29,8 @@ class Settings:
         step: First step of the annealing, in log params.
         cooling: Factor on the step after a proposal that fell outside delta.
         least_step: The annealing ends when the step is smaller.
-        finalists: Candidates that are tuned in full and judged.
-        final_epochs: Full tuning of a finalist.
+        growths: Params of the candidates that are tuned in full and judged, relative to the best one's.
+        final_epochs: Full tuning of each of those.
     """
 
     budgets: int
@@ -48,25 +48,67 @@ class Settings:
     step: float
     cooling: float
     least_step: float
-    finalists: int
+    growths: tuple[float, ...]
     final_epochs: int
 
 
 EFFORTS: dict[EffortName, Settings] = {
     "quick": Settings(
-        budgets=6, least_ratio=2.0, most_damage=2.0, first_epochs=2, kept=3, kept_epochs=4, bracket=4, bracket_epochs=4,
-        moves=12, window=4, move_epochs=4, surrogate_moves=1000, step=0.25, cooling=0.75, least_step=0.02,
-        finalists=3, final_epochs=8,
+        budgets=6,
+        least_ratio=2.0,
+        most_damage=2.0,
+        first_epochs=2,
+        kept=3,
+        kept_epochs=4,
+        bracket=4,
+        bracket_epochs=4,
+        moves=12,
+        window=4,
+        move_epochs=6,
+        surrogate_moves=1000,
+        step=0.25,
+        cooling=0.75,
+        least_step=0.02,
+        growths=(1.0, 1.4, 2.2),
+        final_epochs=12,
     ),
     "normal": Settings(
-        budgets=8, least_ratio=1.5, most_damage=3.0, first_epochs=3, kept=4, kept_epochs=6, bracket=4, bracket_epochs=6,
-        moves=24, window=4, move_epochs=6, surrogate_moves=3000, step=0.25, cooling=0.8, least_step=0.01,
-        finalists=3, final_epochs=20,
+        budgets=8,
+        least_ratio=1.5,
+        most_damage=3.0,
+        first_epochs=3,
+        kept=4,
+        kept_epochs=6,
+        bracket=4,
+        bracket_epochs=6,
+        moves=24,
+        window=4,
+        move_epochs=8,
+        surrogate_moves=3000,
+        step=0.25,
+        cooling=0.8,
+        least_step=0.01,
+        growths=(1.0, 1.15, 1.35, 1.7),
+        final_epochs=24,
     ),
     "deep": Settings(
-        budgets=12, least_ratio=1.5, most_damage=3.0, first_epochs=4, kept=6, kept_epochs=8, bracket=6, bracket_epochs=8,
-        moves=64, window=8, move_epochs=8, surrogate_moves=5000, step=0.25, cooling=0.85, least_step=0.005,
-        finalists=4, final_epochs=40,
+        budgets=12,
+        least_ratio=1.5,
+        most_damage=3.0,
+        first_epochs=4,
+        kept=6,
+        kept_epochs=8,
+        bracket=6,
+        bracket_epochs=8,
+        moves=64,
+        window=8,
+        move_epochs=12,
+        surrogate_moves=5000,
+        step=0.25,
+        cooling=0.85,
+        least_step=0.005,
+        growths=(1.0, 1.1, 1.25, 1.5, 2.0),
+        final_epochs=48,
     ),
-}  # fmt: skip
+}
 """The amounts of every effort."""

@@ -25,8 +25,8 @@ PIXEL_STD = 0.3760
 BACKGROUND = (0.0 - PIXEL_MEAN) / PIXEL_STD
 """Value of an empty pixel after normalisation: what comes in at the border when an image is shifted."""
 
-RECIPE = Recipe(rate=0.04, batch_size=32)
-"""Small batches: with 997 images, the number of steps is what limits a tuning of few epochs."""
+RECIPE = Recipe(rate=0.1, batch_size=64)
+"""Of the recipes that leave the same divergence on the training images, the one that takes the least time."""
 
 _WEIGHTS = "digits.safetensors"
 
