@@ -136,7 +136,7 @@ def finetune(
         inputs, reference = teacher.epoch(offset + epoch)
         order = torch.randperm(len(inputs), generator=generator)
         losses = torch.zeros((), dtype=torch.float64)
-        for index in order.split(recipe.batch_size):
+        for index in torch.split(order, recipe.batch_size):
             if len(index) == 1 and len(inputs) > 1:
                 continue  # one sample has no variance for BatchNorm
             for group in optimizer.param_groups:
@@ -155,7 +155,7 @@ def finetune(
         if not math.isfinite(float(losses)):
             return Tuning(step * recipe.batch_size, diverged=True)
     with torch.no_grad():
-        torch._foreach_copy_(parameters, average)
+        torch._foreach_copy_([p.detach() for p in parameters], average)
     model.eval()
     finite = all(bool(torch.isfinite(p).all()) for p in parameters)
     return Tuning(epochs * len(teacher.train), diverged=not finite)

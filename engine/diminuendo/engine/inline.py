@@ -41,7 +41,7 @@ class InlineExecutor:
         except UserCodeError as error:
             answer = Failed("USER_CODE", str(error), error.traceback_text)
         except MemoryError as error:
-            answer = Failed("OUT_OF_MEMORY", f"{work.subject}: {error or 'out of host memory'}")
+            answer = Failed("OUT_OF_MEMORY", f"{work.subject}: {str(error) or 'out of host memory'}")
         return [Done(work, answer, "inline", time.perf_counter() - start)]
 
     def cancel(self) -> None:

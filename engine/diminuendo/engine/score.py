@@ -32,7 +32,7 @@ def outputs_of(model: nn.Module, inputs: Tensor, *, batch_size: int = 256) -> Te
     training = model.training
     model.eval()
     try:
-        parts = [model(batch) for batch in inputs.split(batch_size)]
+        parts = [model(batch) for batch in torch.split(inputs, batch_size)]
     finally:
         model.train(training)
     return torch.cat(parts).clone()

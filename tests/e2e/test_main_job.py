@@ -1,0 +1,126 @@
+"""The main job through real processes: certified, the same however it is run, whoever is killed, nothing left."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+import uuid
+from concurrent.futures import Future
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tests.e2e.conftest import DELTA, EFFORT, SEED, Decisions, decisions_of
+from tests.e2e.server import left_after, marked, marked_environment, serving
+
+from diminuendo.client import Client, Job
+from diminuendo.client.types import JobState, Leased, Stage, StepCommitted
+from diminuendo.engine import load
+from diminuendo.engine.profile import profile
+from diminuendo.engine.score import outputs_of, scores_of
+from diminuendo.engine.workbench import Workbench
+from diminuendo.engine.zoo import task as zoo_task
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def submit(client: Client) -> Job:
+    return client.submit("zoo:digits", delta=DELTA, effort=EFFORT, seed=SEED)
+
+
+def test_one_evaluator_decides_as_the_inline_run(inline_later: Future[Decisions], tmp_path: Path) -> None:
+    with serving(tmp_path / "data", evaluators=1) as server, Client(server.target) as client:
+        job = submit(client)  # both at once: one core each
+        expected = inline_later.result(timeout=400)
+        assert job.wait(timeout_s=400).state is JobState.SUCCEEDED
+        assert decisions_of(job, job.download(tmp_path / "result")) == expected
+    assert left_after(server.mark) == []
+
+
+def test_a_coordinator_killed_in_the_middle_changes_nothing(inline: Decisions, tmp_path: Path) -> None:
+    with serving(tmp_path / "data", evaluators=2) as server, Client(server.target) as client:
+        job = submit(client)
+        killed: psutil.Process | None = None
+        for event in job.watch():
+            if isinstance(event, StepCommitted) and event.progress.stage is Stage.ANNEAL and killed is None:
+                killed = server.coordinator()
+                killed.kill()
+        assert killed is not None
+        assert not killed.is_running()
+        info = job.info()
+        assert info.state is JobState.SUCCEEDED
+        assert info.epoch == 2
+        assert sum(isinstance(event, Leased) for event in job.watch()) == 2
+        assert decisions_of(job, job.download(tmp_path / "result")) == inline
+        with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as response:
+            metrics = response.read().decode()
+        assert re.search(r'^diminuendo_jobs\{.*state="SUCCEEDED".*\} 1\.0$', metrics, re.MULTILINE)
+    assert left_after(server.mark) == []
+
+
+def test_the_demo_shows_a_certified_model_and_leaves_nothing_behind(inline: Decisions, tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    done = subprocess.run(
+        [sys.executable, "-m", "diminuendo.client.demo"],
+        cwd=tmp_path,
+        env=marked_environment(mark),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert left_after(mark) == []
+    folder = tmp_path / done.stdout.splitlines()[-1].removeprefix("result: ")
+    certificate = json.loads((folder / "certificate.json").read_text())
+    assert certificate["inside_delta"]
+    assert certificate["drop"] <= DELTA
+    assert certificate["params_ratio"] >= 6.0
+    assert json.loads((folder / "plan.json").read_text()) == inline.plan
+    for words in ("sealed half", "params", "MACs", "memory", "time", "block3.conv2", "dense control"):
+        assert words in done.stdout
+
+
+def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folder: Path) -> None:
+    model = load(inline_folder)
+    original = zoo_task("digits")
+    sealed = Workbench(original, SEED).sealed_half
+    score = scores_of(original.metric, outputs_of(model, sealed.inputs), sealed.targets).mean()
+    assert float(score) == pytest.approx(inline.certificate["compressed"], abs=0.26)  # one image, another layout
+    figures = profile(model, sealed.inputs[:1], time=False)
+    before = profile(original.model, sealed.inputs[:1], time=False)
+    assert before.params / figures.params == inline.certificate["params_ratio"]
+    assert before.macs / figures.macs == inline.certificate["macs_ratio"]
+    assert sum(p.numel() for p in model.parameters()) == figures.params
+    assert (inline_folder / "model.safetensors").stat().st_size < 0.25 * 4 * before.params
+    assert not torch.equal(next(iter(model.parameters())), next(iter(original.model.parameters())))
+
+
+def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    demo = subprocess.Popen(
+        [sys.executable, "-u", "-m", "diminuendo.client.demo"],
+        cwd=tmp_path,
+        env=marked_environment(mark),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if demo.stdout is None:
+        raise RuntimeError("the demo has no stdout")
+    with demo.stdout as lines:
+        seen = next(line for line in lines if " survey " in line)
+        assert "original" in seen
+        started = {process.pid for process in marked(mark)}
+        demo.send_signal(signal.SIGINT)
+        said = lines.read()
+    assert demo.wait(40) == 130
+    assert "interrupted" in said
+    assert len(started) > 5  # demo, serve, conductor, coordinator, Ray
+    assert left_after(mark) == []
+    assert list(tmp_path.iterdir()) == []
