@@ -59,7 +59,7 @@ def test_a_coordinator_killed_in_the_middle_changes_nothing(inline: Decisions, t
         assert decisions_of(job, job.download(tmp_path / "result")) == inline
         with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as response:
             metrics = response.read().decode()
-        assert re.search(r'^diminuendo_jobs\{.*state="SUCCEEDED".*\} 1\.0$', metrics, re.MULTILINE)
+        assert re.search(r'^diminuendo_jobs\{.*state="succeeded".*\} 1\.0$', metrics, re.MULTILINE)
     assert left_after(server.mark) == []
 
 

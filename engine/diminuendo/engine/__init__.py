@@ -1,7 +1,8 @@
 """The engine: everything that compresses, in one process, without a server.
 
 Names are imported when first used, so that `diminuendo.engine.plan`, `.cost`, `.store`, `.search` and
-`.zoo.catalog` can be had without torch.
+`.zoo.catalog` can be had without torch. No module here is called like one of these names: once imported, it would
+take the name's place.
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diminuendo.engine.compress import Compressed, compress
-    from diminuendo.engine.load import load
+    from diminuendo.engine.compression import Compressed, compress
+    from diminuendo.engine.loading import load
     from diminuendo.engine.task import Metric, Recipe, Samples, Task
 
 __all__ = ["Compressed", "Metric", "Recipe", "Samples", "Task", "compress", "load"]
 
 _HOMES = {
-    "Compressed": "compress",
+    "Compressed": "compression",
     "Metric": "task",
     "Recipe": "task",
     "Samples": "task",
     "Task": "task",
-    "compress": "compress",
-    "load": "load",
+    "compress": "compression",
+    "load": "loading",
 }
 
 

@@ -99,9 +99,10 @@ class Format(ABC):
             factors: The stored factors, for directions that the parent lacked.
 
         Returns:
-            State dict for a module made by `build` at `new_ranks`. Lower ranks: the truncated SVD (HOSVD) of the
-            tuned product, taken on the small factors. Higher ranks: the same function as the parent's, its new
-            directions started from the stored factors on one side and zero on the other.
+            State dict for a module made by `build` at `new_ranks`. Lower ranks: the tuned product truncated in the
+            data's metric as the stored spectra tell it, on the small factors, with the bias corrected. Higher
+            ranks: the same function as the parent's, its new directions started from the stored factors on one
+            side and zero on the other.
         """
 
 

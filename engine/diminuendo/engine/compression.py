@@ -14,7 +14,7 @@ from torch import nn
 
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.inline import InlineExecutor, InlineJournal
-from diminuendo.engine.load import load, read_plan
+from diminuendo.engine.loading import load, read_plan
 from diminuendo.engine.plan import Plan
 from diminuendo.engine.search.drive import Done, drive
 from diminuendo.engine.search.result import Finished
@@ -103,7 +103,7 @@ def compress(
         UserCodeError: The task's own code raised.
     """
     source = task if isinstance(task, str) else task.source or f"task:{task.name}"
-    request = Request(source, float(delta) if isinstance(delta, int) else delta, seed, effort, accept, threads)
+    request = Request(source, float(delta) if type(delta) is int else delta, seed, effort, accept, threads)
     check_request(request)
     folder = _empty_folder(out)
     tasks = {} if isinstance(task, str) else {source: task}

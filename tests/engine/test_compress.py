@@ -1,0 +1,164 @@
+"""The whole job inline, on networks small enough for seconds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diminuendo.engine import Compressed, Metric, Recipe, Samples, Task, compress, load
+from diminuendo.engine.plan import PlanError
+from diminuendo.engine.search.session import Step
+from diminuendo.engine.task import TaskError
+from diminuendo.engine.workbench import LEAST_EVALUATION_SAMPLES, UserCodeError
+from diminuendo.engine.zoo.catalog import UnknownNetworkError
+
+
+def blobs(count: int, seed: int) -> Samples:
+    """Three classes around centres in 12 dimensions, of which 4 matter."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 2.0 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(0, 3, (count,), generator=generator)
+    inputs = torch.cat([centres[targets] + torch.randn(count, 4, generator=generator), torch.zeros(count, 8)], dim=1)
+    return Samples(inputs + 0.1 * torch.randn(count, 12, generator=generator), targets)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(12, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 3)
+    )
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    model, train = network(), blobs(300, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(train.inputs), train.targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return Task(model.eval(), train, blobs(400, 2), recipe=Recipe(rate=0.05, batch_size=50), name="blobs")
+
+
+@pytest.fixture(scope="module")
+def outcome(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Compressed, list[Step], dict[str, Tensor]]:
+    steps: list[Step] = []
+    before = copy.deepcopy(task.model.state_dict())
+    out = tmp_path_factory.mktemp("compress") / "result"
+    return compress(task, 2.0, effort="quick", out=out, on_step=steps.append), steps, before
+
+
+def test_a_network_of_ones_own_gets_smaller_inside_delta(
+    outcome: tuple[Compressed, list[Step], dict[str, Tensor]], task: Task
+) -> None:
+    done, steps, _ = outcome
+    assert done.inside_delta
+    assert done.certificate["drop"] <= 2.0
+    assert done.certificate["params_ratio"] > 2.0
+    original = sum(p.numel() for p in task.model.parameters())
+    smaller = sum(p.numel() for p in done.model.parameters())
+    assert original / smaller == done.certificate["params_ratio"]
+    assert [s.index for s in steps] == list(range(len(steps)))
+    assert {s.stage for s in steps} >= {"survey", "explore", "certify", "done"}
+
+
+def test_the_owners_network_is_not_changed(
+    outcome: tuple[Compressed, list[Step], dict[str, Tensor]], task: Task
+) -> None:
+    now = task.model.state_dict()
+    assert all(torch.equal(now[name], tensor) for name, tensor in outcome[2].items())
+
+
+def test_load_gives_the_same_outputs_bit_for_bit(
+    outcome: tuple[Compressed, list[Step], dict[str, Tensor]], task: Task
+) -> None:
+    done = outcome[0]
+    assert done.folder is not None
+    again = load(done.folder, task.model)
+    assert torch.equal(again(task.evaluation.inputs), done.model(task.evaluation.inputs))
+
+
+def test_load_says_what_it_lacks(outcome: tuple[Compressed, list[Step], dict[str, Tensor]], tmp_path: Path) -> None:
+    folder = outcome[0].folder
+    assert folder is not None
+    with pytest.raises(PlanError, match="pass the original architecture"):
+        load(folder)
+    with pytest.raises(PlanError, match=r"plan\.json is not there"):
+        load(tmp_path)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["layers"]["0"]["ranks"] = [0]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(PlanError, match=r"layers\.0\.ranks\.0"):
+        load(tmp_path)
+
+
+def test_threads_are_given_back(task: Task) -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(UserCodeError):
+        compress(Task(_Broken(), task.train, task.evaluation), effort="quick", threads=3)
+    assert torch.get_num_threads() == before
+
+
+class _Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("no such luck")
+
+
+def test_an_error_in_the_owners_code_comes_back_with_its_traceback(task: Task) -> None:
+    with pytest.raises(UserCodeError, match="forward: ValueError: no such luck") as caught:
+        compress(Task(_Broken(), task.train, task.evaluation), effort="quick")
+    assert "raise ValueError" in caught.value.traceback_text
+
+
+def test_a_metric_that_is_not_finite_is_named(task: Task) -> None:
+    metric = Metric("odd", lambda outputs, targets: outputs[:, 0] * math.nan)
+    with pytest.raises(UserCodeError, match="'odd' returned a value that is not finite"):
+        compress(Task(task.model, task.train, task.evaluation, metric=metric), effort="quick")
+
+
+def test_too_few_evaluation_samples_are_refused(task: Task) -> None:
+    few = task.evaluation.take(torch.arange(LEAST_EVALUATION_SAMPLES - 1))
+    with pytest.raises(UserCodeError, match="evaluation: 19 samples"):
+        compress(Task(task.model, task.train, few), effort="quick")
+
+
+def test_a_network_without_layers_to_compress_says_so(task: Task) -> None:
+    with pytest.raises(UserCodeError, match="no layer that can be compressed"):
+        compress(Task(nn.Sequential(nn.BatchNorm1d(12), nn.Flatten()), task.train, task.evaluation), effort="quick")
+
+
+@pytest.mark.parametrize("delta", [math.nan, math.inf, 0.0, -1.0, 100.5, "one", None, True])
+def test_a_delta_that_is_no_tolerance_is_refused(delta: float, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(TaskError, match=r"^delta: .* over 0 and up to 100$"):
+        compress("zoo:digits", delta, out=out)
+    assert not out.exists()
+
+
+def test_an_unknown_zoo_name_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNetworkError, match="did you mean 'digits'"):
+        compress("zoo:digit")
+
+
+def test_other_arguments_are_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="effort: 'much'"):
+        compress("zoo:digits", effort="much")  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="threads: 0"):
+        compress("zoo:digits", threads=0)
+    with pytest.raises(TaskError, match="seed: -1"):
+        compress("zoo:digits", seed=-1)
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(TaskError, match="not an empty folder"):
+        compress("zoo:digits", out=tmp_path)
+    assert (tmp_path / "mine").read_text() == "precious"
