@@ -101,7 +101,8 @@ def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folde
     assert not torch.equal(next(iter(model.parameters())), next(iter(original.model.parameters())))
 
 
-def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_demo_that_is_stopped_stops_everything(how: signal.Signals, tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     demo = subprocess.Popen(
         [sys.executable, "-u", "-m", "diminuendo.client.demo"],
@@ -117,10 +118,11 @@ def test_an_interrupted_demo_stops_everything(tmp_path: Path) -> None:
         seen = next(line for line in lines if " survey " in line)
         assert "original" in seen
         started = {process.pid for process in marked(mark)}
-        demo.send_signal(signal.SIGINT)
+        demo.send_signal(how)
         said = lines.read()
-    assert demo.wait(40) == 130
-    assert "interrupted" in said
+    assert demo.wait(40) == (130 if how is signal.SIGINT else -signal.SIGKILL)
     assert len(started) > 5  # demo, serve, conductor, coordinator, Ray
-    assert left_after(mark) == []
+    assert left_after(mark, timeout_s=30.0) == []
     assert list(tmp_path.iterdir()) == []
+    if how is signal.SIGINT:
+        assert "interrupted" in said

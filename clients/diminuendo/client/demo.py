@@ -97,7 +97,7 @@ class _Server:
 def _server(data: Path) -> Iterator[_Server]:
     """A server on a free port, which leaves no process behind; after a failure the services' logs are shown."""
     command = [sys.executable, "-m", "diminuendo.client.cli.main", "serve", "--data-dir", str(data)]
-    command += ["--port", "0", "--http-port", "0", "--evaluators", str(_EVALUATORS)]
+    command += ["--port", "0", "--http-port", "0", "--evaluators", str(_EVALUATORS), "--with-parent"]
     child = Child(command, log=data.parent / "serve.log")
     try:
         yield _Server(child, _target_of(child.read_line("ready ", timeout_s=_START_S)))

@@ -10,7 +10,7 @@ import typer
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
-from diminuendo.services.common.process import stop_signals
+from diminuendo.services.common.process import die_with_parent, stop_signals
 from diminuendo.services.serve.orphans import adopt
 from diminuendo.services.serve.settings import ServeSettings
 from diminuendo.services.serve.supervisor import FailedError, log_folder
@@ -36,6 +36,9 @@ def serve(
         typer.Option(help="Seconds that the coordinator may be silent before it loses its job.", show_default="30"),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    with_parent: Annotated[
+        bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
+    ] = None,
 ) -> None:
     """Run a whole server here: conductor, coordinator and evaluators on a local Ray.
 
@@ -51,10 +54,13 @@ def serve(
             evaluators=evaluators,
             lease_s=lease_s,
             log_level=log_level,
+            with_parent=with_parent,
         )
         # The services log to files; here only what a person at the terminal should know.
         logs.configure(service="serve", level="warning" if log_level is None else settings.log_level)
         adopt()
+        if settings.with_parent:
+            die_with_parent()
         asyncio.run(_run(settings))
     except StartError as error:
         typer.echo(f"error: {error}", err=True)

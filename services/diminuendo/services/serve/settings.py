@@ -20,6 +20,7 @@ class ServeSettings(ServiceSettings):
         http_port: Port of /metrics and health; 0: the system chooses.
         evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
         lease_s: How long the coordinator may be silent before it loses its job, in seconds.
+        with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
     model_config = SettingsConfigDict(env_prefix="DIMINUENDO_SERVE_")
@@ -30,3 +31,4 @@ class ServeSettings(ServiceSettings):
     http_port: int = Field(50301, ge=0, le=65535)
     evaluators: int | None = Field(None, ge=1, le=10_000)
     lease_s: float = Field(30.0, gt=0, le=3600, allow_inf_nan=False)
+    with_parent: bool = False
