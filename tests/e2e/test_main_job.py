@@ -126,3 +126,18 @@ def test_a_demo_that_is_stopped_stops_everything(how: signal.Signals, tmp_path: 
     assert list(tmp_path.iterdir()) == []
     if how is signal.SIGINT:
         assert "interrupted" in said
+
+
+def test_the_compress_command_works_inline_and_leaves_nothing_when_interrupted(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "diminuendo.client.cli.main", "compress", "zoo:digits", "--delta", "1"]
+    running = subprocess.Popen(
+        [*command, "--effort", "quick", "--out", "a/result"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    if running.stderr is None:
+        raise RuntimeError("the command has no stderr")
+    with running.stderr as lines:
+        assert any("block1.conv1: " in line for line in lines)
+        running.send_signal(signal.SIGINT)
+        lines.read()
+    assert running.wait(30) == 130
+    assert list(tmp_path.iterdir()) == []

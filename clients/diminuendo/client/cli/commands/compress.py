@@ -59,7 +59,7 @@ def _run(source: str, delta: float, folder: Path, request: Mapping[str, str | in
         feed = InlineFeed(display)
         feed.state(JobState.RUNNING)
         display.say(note="loading the engine")
-        engine = _engine("compress")
+        engine = _engine("compression")
         engine.compress(source, delta, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
         feed.state(JobState.SUCCEEDED)
 
