@@ -13,20 +13,29 @@ from contextlib import contextmanager
 _PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+SAME_REQUEST_S = 1.0
+"""Signals this soon after the first are the same request to stop: the kernel announces the end of a parent once for
+each of its threads, and a terminal may send SIGINT beside them."""
+
 
 @contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
     """Inside, SIGTERM and SIGINT set the event instead of ending the process. Needs a running loop.
 
-    A second signal ends the process as usual, so that a drain that hangs can be cut short.
+    A second signal, `SAME_REQUEST_S` later or more, ends the process as usual, so that a drain that hangs can be
+    cut short.
     """
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
     def ask() -> None:
+        if not asked.is_set():
+            asked.set()
+            loop.call_later(SAME_REQUEST_S, let_go)
+
+    def let_go() -> None:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
-        asked.set()
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ask)

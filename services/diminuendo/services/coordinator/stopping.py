@@ -6,12 +6,13 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from diminuendo.services.common import logs
-from diminuendo.services.common.process import STOP_SIGNALS
+from diminuendo.services.common.process import SAME_REQUEST_S, STOP_SIGNALS
 
 log = logs.get(__name__)
 
@@ -80,8 +81,11 @@ class SignalWatch:
         number = self._signals.get()
         log.info("stop_requested", signal=signal.Signals(number).name)
         self._stop.request()
+        asked_at = time.monotonic()
         try:
             self._signals.get(timeout=self._grace_s)
+            while time.monotonic() < asked_at + SAME_REQUEST_S:
+                self._signals.get(timeout=self._grace_s)
         except queue.Empty:
             log.error("stop_took_too_long", grace_s=self._grace_s)
-        os.kill(os.getpid(), signal.SIGKILL)  # a second signal, or too slow
+        os.kill(os.getpid(), signal.SIGKILL)  # a second request, or too slow
