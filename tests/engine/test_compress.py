@@ -69,6 +69,16 @@ def test_a_network_of_ones_own_gets_smaller_inside_delta(
     assert {s.stage for s in steps} >= {"survey", "explore", "certify", "done"}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_everything_is_computed_on_the_gpu(task: Task) -> None:
+    before = torch.cuda.max_memory_allocated()
+    done = compress(task, 2.0, effort="quick")
+    assert done.inside_delta
+    assert torch.cuda.max_memory_allocated() > before
+    assert next(task.model.parameters()).device.type == "cpu"
+
+
 def test_the_owners_network_is_not_changed(
     outcome: tuple[Compressed, list[Step], dict[str, Tensor]], task: Task
 ) -> None:

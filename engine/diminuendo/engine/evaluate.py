@@ -178,7 +178,7 @@ class Worker:
         plan = Plan(question.choices)
         if question.parent is not None and question.parent.choices == question.choices:
             return self._tuned(bench, question.parent)
-        candidate = fast(surgery.build(bench.model, plan), bench.task.train.inputs)
+        candidate = fast(surgery.build(bench.model, plan), bench.train.inputs)
         made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
         if question.parent is None:
             surgery.load_factors(candidate, plan, made)
@@ -196,7 +196,7 @@ class Worker:
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:
         """A candidate with its tuned weights."""
         plan = Plan(tuned.choices)
-        model = fast(surgery.build(bench.model, plan), bench.task.train.inputs)
+        model = fast(surgery.build(bench.model, plan), bench.train.inputs)
         model.load_state_dict(self._cache.tensors(tuned.weights))
         return model.eval()
 

@@ -135,7 +135,7 @@ def finetune(
     for epoch in range(epochs):
         inputs, reference = teacher.epoch(offset + epoch)
         order = torch.randperm(len(inputs), generator=generator)
-        losses = torch.zeros((), dtype=torch.float64)
+        losses = torch.zeros((), dtype=torch.float64, device=inputs.device)
         for index in torch.split(order, recipe.batch_size):
             if len(index) == 1 and len(inputs) > 1:
                 continue  # one sample has no variance for BatchNorm

@@ -23,6 +23,9 @@ from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.task import Samples, Task, TaskError
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where everything is computed; Ray shows an evaluator only the GPU that it was given."""
+
 LEAST_EVALUATION_SAMPLES = 20
 CACHED_BYTES = 512 * 2**20
 """Most memory for tensors read from the store."""
@@ -110,11 +113,15 @@ class Workbench:
     Attributes:
         seed: Of the split of the evaluation data.
         model: The original, in eval mode; a copy of the owner's.
+        train: Training samples, on the model's device.
+        evaluation: Evaluation samples, on the model's device.
     """
 
     task: Task
     seed: int
     model: nn.Module = field(init=False, repr=False)
+    train: Samples = field(init=False, repr=False)
+    evaluation: Samples = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the task and take a copy of its network, in eval mode and in the layout that tunes fastest."""
@@ -126,12 +133,14 @@ class Workbench:
         if not len(self.task.train):
             raise TaskError("train: there are no training samples; fine-tuning and the survey need some")
         with user_code("copying the network"):
-            self.model = fast(copy.deepcopy(self.task.model).eval(), self.task.train.inputs)
+            self.model = fast(copy.deepcopy(self.task.model).eval(), self.task.train.inputs).to(DEVICE)
+        self.train = Samples(self.task.train.inputs.to(DEVICE), self.task.train.targets.to(DEVICE))
+        self.evaluation = Samples(self.task.evaluation.inputs.to(DEVICE), self.task.evaluation.targets.to(DEVICE))
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Indices of the search and of the sealed half: a random split, stratified where targets are classes."""
-        targets = self.task.evaluation.targets
+        targets = self.evaluation.targets.cpu()
         order = torch.from_numpy(keyed(self.seed, "split").permutation(len(targets)))
         if targets.dim() == 1 and not targets.dtype.is_floating_point:
             order = order[torch.argsort(targets[order], stable=True)]
@@ -140,12 +149,12 @@ class Workbench:
     @cached_property
     def search_half(self) -> Samples:
         """The samples that steer the search."""
-        return self.task.evaluation.take(self.halves[0])
+        return self.evaluation.take(self.halves[0])
 
     @cached_property
     def sealed_half(self) -> Samples:
         """The samples that only the certificate sees."""
-        return self.task.evaluation.take(self.halves[1])
+        return self.evaluation.take(self.halves[1])
 
     @cached_property
     def reference(self) -> Tensor:
@@ -162,12 +171,12 @@ class Workbench:
     @cached_property
     def teacher(self) -> Teacher:
         """The original's outputs on training batches."""
-        return Teacher(self.model, self.task.train, self.task.augment, self.seed)
+        return Teacher(self.model, self.train, self.task.augment, self.seed)
 
     def training_inputs(self, count: int) -> Tensor:
         """(min(count, N), ...) training inputs, a fixed random choice."""
-        order = keyed(self.seed, "training inputs").permutation(len(self.task.train))
-        return self.task.train.inputs[torch.from_numpy(order[:count])]
+        order = keyed(self.seed, "training inputs").permutation(len(self.train))
+        return self.train.inputs[torch.from_numpy(order[:count])]
 
     @cached_property
     def digest(self) -> str:

@@ -106,11 +106,7 @@ class Session:
         return session
 
     def dump(self) -> bytes:
-        """The whole state; `load` goes on from it with the same decisions.
-
-        Raises:
-            StateError: The session has ended; its outcome is all that is left.
-        """
+        """The whole state; `load` goes on from it with the same decisions. Empty once the session has ended."""
         if self.outcome is not None:
             return b""
         return state_module.dump(self._state)
@@ -139,7 +135,7 @@ class Session:
             raise ValueError("no work is waiting for an outcome: the session has ended")
         pending = self._state.pending.pop(0)
         self._warnings = []
-        self.__dict__.pop("_standing", None)
+        self._trials_changed()
         candidate: Best | None = None
         if isinstance(answer, Failed):
             self.outcome = answer
@@ -194,7 +190,7 @@ class Session:
         incumbent = self._standing.incumbent
         self._state.trials.append(trial)
         self._state.epochs += question.epochs
-        self.__dict__.pop("_standing", None)
+        self._trials_changed()
         if pending.role in ("move", "polish"):
             self._cool(incumbent)
         if drop is None:
@@ -275,7 +271,7 @@ class Session:
             state.moves += 1
             if proposal is not None:
                 self._push_all([proposal])
-                self.__dict__.pop("_standing", None)
+                self._trials_changed()
         if not state.pending:
             self._start_certify()
 
@@ -374,6 +370,10 @@ class Session:
     @cached_property
     def _standing(self) -> Standing:
         return Standing(self._state, self._space)
+
+    def _trials_changed(self) -> None:
+        """Have the standing made anew when it is next asked for."""
+        self.__dict__.pop("_standing", None)
 
     def _figures(self, cost: Cost, drop: float) -> Best:
         total = self._prepared.total
