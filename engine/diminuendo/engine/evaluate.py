@@ -32,17 +32,16 @@ from diminuendo.engine.search.work import (
     Work,
 )
 from diminuendo.engine.store import ArtifactStore
-from diminuendo.engine.survey import calibrate, discover, factors, moments
+from diminuendo.engine.survey import calibrate, factors, moments
 from diminuendo.engine.task import Task, TaskError
 from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, fast, resolve, user_code
 
 __all__ = ["UserCodeError", "Worker"]
 
 MOMENT_SAMPLES = 4000
-CALIBRATION_SAMPLES = 500
 BATCHNORM_SAMPLES = 2000
 BATCH = 250
-"""Training samples for covariances, for each measurement of the calibration, for BatchNorm statistics; and a batch."""
+"""Training samples for covariances and for BatchNorm statistics; and a batch of the latter."""
 
 
 class Worker:
@@ -108,7 +107,7 @@ class Worker:
         task = bench.task
         example = bench.search_half.inputs[:1]
         with user_code("the network's forward"):
-            found = discover.discover(bench.model, example)
+            found = bench.discovery
             figures = profile(bench.model, example, time=False)
             seen = moments.collect(bench.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
         costs = {layer.name: Cost(layer.params, layer.macs) for layer in figures.layers}
@@ -131,16 +130,11 @@ class Worker:
         model = bench.model
         if question.moments not in self._moments:
             self._moments = {question.moments: moments.from_tensors(self._cache.tensors(question.moments))}
-        found = discover.discover(model, bench.search_half.inputs[:1])
-        spec = next(layer for layer in found.layers if layer.name == question.layer)
+        spec = next(layer for layer in bench.discovery.layers if layer.name == question.layer)
         made = factors.factor(model, spec, self._moments[question.moments][spec.name])
-        inputs = bench.training_inputs(2 * CALIBRATION_SAMPLES)
-        # Held out from each other: statistics from one part, divergence on the other.
-        bn_inputs, kl_inputs = inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]
-        options, measured = calibrate.options(
-            model, spec, made, kl_inputs, outputs_of(model, kl_inputs), bn_inputs=bn_inputs
-        )
-        stored = tuple((name, self._store.put(save_tensors(tensors))) for name, tensors in made.items())
+        bn_inputs, kl_inputs, reference = bench.calibration
+        options, measured = calibrate.options(model, spec, made, kl_inputs, reference, bn_inputs=bn_inputs)
+        stored = tuple((name, self._store.put(factors.to_bytes(tensors))) for name, tensors in made.items())
         return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start)
 
     # --- candidates ----------------------------------------------------------------------------------------
@@ -218,8 +212,8 @@ class Worker:
             original=float(original.mean()),
             finalists=verdicts,
             control=control,
-            original_profile=_summary(profile(bench.model, example), bench.model, bench),
-            profiles=tuple(_summary(profile(model, example), bench.model, bench) for model in finalists),
+            original_profile=_summary(profile(bench.model, example), bench),
+            profiles=tuple(_summary(profile(model, example), bench) for model in finalists),
             machine=_machine(),
             seconds=time.perf_counter() - start,
         )
@@ -234,9 +228,9 @@ def _cost_of(model: nn.Module, example: Tensor) -> Cost:
     return Cost(figures.params, figures.macs)
 
 
-def _summary(figures: Profile, original: nn.Module, bench: Workbench) -> ProfileSummary:
+def _summary(figures: Profile, bench: Workbench) -> ProfileSummary:
     """A profile with the parts of factored layers added up under the original layers' names."""
-    found = discover.discover(original, bench.search_half.inputs[:1])
+    found = bench.discovery
     names = [spec.name for spec in found.layers] + [name for name, _ in found.left_dense]
     totals = dict.fromkeys(names, Cost(0, 0))
     for layer in figures.layers:

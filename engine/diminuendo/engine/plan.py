@@ -75,11 +75,6 @@ class Plan(Mapping[str, Choice]):
         """A plan from a mapping, in the mapping's order."""
         return cls(tuple(choices.items()))
 
-    @classmethod
-    def dense(cls, layers: Iterator[str] | tuple[str, ...]) -> Plan:
-        """The plan that leaves every layer as it is."""
-        return cls(tuple((name, DENSE) for name in layers))
-
     def __getitem__(self, layer: str) -> Choice:
         """The choice of one layer."""
         return self._index[layer]

@@ -20,6 +20,7 @@ from diminuendo.engine.finetune import Teacher
 from diminuendo.engine.score import outputs_of, scores_of
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.store import ArtifactStore
+from diminuendo.engine.survey.discover import Discovery, discover
 from diminuendo.engine.task import Samples, Task, TaskError
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
 
@@ -27,6 +28,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Where everything is computed; Ray shows an evaluator only the GPU that it was given."""
 
 LEAST_EVALUATION_SAMPLES = 20
+CALIBRATION_SAMPLES = 500
+"""Training samples for each of the calibration's two parts."""
+
 CACHED_BYTES = 512 * 2**20
 """Most memory for tensors read from the store."""
 
@@ -167,6 +171,18 @@ class Workbench:
         """The original's metric on the search half."""
         with user_code(f"metric {self.task.metric.name!r}"):
             return float(scores_of(self.task.metric, self.reference, self.search_half.targets).mean())
+
+    @cached_property
+    def discovery(self) -> Discovery:
+        """Layers that can be compressed, and why others cannot."""
+        return discover(self.model, self.search_half.inputs[:1])
+
+    @cached_property
+    def calibration(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Training inputs for BatchNorm statistics, others for the divergence, and the original's outputs on those."""
+        inputs = self.training_inputs(2 * CALIBRATION_SAMPLES)
+        statistics, held_out = inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]
+        return statistics, held_out, outputs_of(self.model, held_out)
 
     @cached_property
     def teacher(self) -> Teacher:

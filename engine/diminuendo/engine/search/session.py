@@ -116,11 +116,6 @@ class Session:
         """Index of the work whose outcome is told next."""
         return self._state.pending[0].work.index if self._state.pending else self._state.asked
 
-    @property
-    def request(self) -> Request:
-        """What was asked of the session."""
-        return self._state.request
-
     def ask(self) -> list[Work]:
         """Every work that is wanted now and whose outcome has not been told, in proposal order."""
         return [] if self.outcome is not None else [pending.work for pending in self._state.pending]
