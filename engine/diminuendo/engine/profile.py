@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diminuendo.engine.survey.discover import evaluating
+from diminuendo.engine.modules import evaluating
 
 MB = 2**20
 WARM_UPS = 5
@@ -36,8 +36,8 @@ _POOLINGS = (
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
-_FREE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 _TRANSPARENT = (nn.Sequential, nn.ModuleList)
+_FREE = (*_TRANSPARENT, nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, slots=True)
