@@ -16,6 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diminuendo.engine.score import outputs_of
 from diminuendo.engine.task import Samples, top1_score
 from diminuendo.engine.zoo import digits
 from diminuendo.engine.zoo.catalog import UnknownNetworkError, find
@@ -79,11 +80,9 @@ def train(model: nn.Module, samples: Samples, *, seed: int = 0, epochs: int = EP
     return {**model.state_dict(), **average}
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, samples: Samples) -> float:
     """Top-1 accuracy in percent, in eval mode."""
-    model.eval()
-    return float(top1_score(model(samples.inputs), samples.targets).mean())
+    return float(top1_score(outputs_of(model, samples.inputs), samples.targets).mean())
 
 
 def main(
