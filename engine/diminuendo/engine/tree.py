@@ -1,7 +1,7 @@
 """Nested values of tensors: what networks take and give.
 
-A value is a tensor, or a tuple, list, mapping or dataclass of values; anything else in it is passed through. As the
-inputs of a network a tuple stands for positional arguments, a mapping for keyword arguments, and any other value for
+A value is a tensor, or a tuple, list, mapping or dataclass of values; anything else in it is passed through (of several
+batches the first one's). As the inputs of a network a tuple stands for positional arguments, a mapping for keyword arguments, and any other value for
 the one argument. To pass a tuple or a mapping as the one argument, wrap it: ``(mapping,)``.
 
 Legend: N samples, the first dimension of every tensor.
@@ -9,27 +9,33 @@ Legend: N samples, the first dimension of every tensor.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
+def entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a value that is no container, in order, with where it is: ``.0.mask`` for ``value[0]["mask"]``."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from entries(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from entries(item, f"{path}.{place}")
+    elif _is_record(value):
+        for field in dataclasses.fields(value):
+            yield from entries(getattr(value, field.name), f"{path}.{field.name}")
+    else:
+        yield path, value
+
+
 def leaves(value: Any) -> Iterator[Tensor]:
     """Every tensor of a value, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from leaves(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from leaves(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from leaves(getattr(value, field.name))
+    return (leaf for _, leaf in entries(value) if isinstance(leaf, Tensor))
 
 
 def combine(function: Callable[..., Any], first: Any, *others: Any) -> Any:
@@ -37,16 +43,34 @@ def combine(function: Callable[..., Any], first: Any, *others: Any) -> Any:
     if isinstance(first, Tensor):
         return function(first, *others)
     if isinstance(first, Mapping):
-        items = {key: combine(function, item, *(o[key] for o in others)) for key, item in first.items()}
-        return items if type(first) is dict else type(first)(**items)
+        return _mapping_like(first, {k: combine(function, item, *(o[k] for o in others)) for k, item in first.items()})
     if isinstance(first, list | tuple):
         parts = [combine(function, *items) for items in zip(first, *others, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        names = [field.name for field in dataclasses.fields(first)]
-        changed = {n: combine(function, getattr(first, n), *(getattr(o, n) for o in others)) for n in names}
-        return dataclasses.replace(first, **changed)
+    if _is_record(first):
+        changed = copy.copy(first)
+        for name in (field.name for field in dataclasses.fields(first)):
+            part = combine(function, getattr(first, name), *(getattr(o, name) for o in others))
+            object.__setattr__(changed, name, part)  # a frozen one, too
+        return changed
     return first
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _mapping_like(first: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """A mapping of the first one's class where that can be had; a read-only one becomes a dict."""
+    if type(first) is dict:
+        return items
+    if _is_record(first):  # outputs of transformers are both
+        return type(first)(**items)
+    if not isinstance(first, MutableMapping):
+        return items
+    changed = copy.copy(first)
+    changed.update(items)
+    return changed
 
 
 def count(value: Any) -> int:
