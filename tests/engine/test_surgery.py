@@ -36,7 +36,7 @@ def chosen(made: dict[str, dict[str, dict[str, Tensor]]], plan: Plan) -> dict[st
 
 def candidate(made: dict[str, dict[str, dict[str, Tensor]]], plan: Plan, model: nn.Module | None = None) -> nn.Module:
     built = build(model or small(), plan)
-    load_factors(built, plan, chosen(made, plan))
+    load_factors(built, model or small(), plan, chosen(made, plan))
     return built.eval()
 
 

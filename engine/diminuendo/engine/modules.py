@@ -6,8 +6,9 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -36,14 +37,55 @@ def unwrapped(model: nn.Module) -> nn.Module:
     other is returned as it is. Names are those of the network inside: without ``_orig_mod`` and ``module``.
     """
     while _is_compiled(model) or isinstance(model, _WRAPPERS):
-        model = model._orig_mod if _is_compiled(model) else model.module  # type: ignore[assignment]
+        inner: Any = model
+        model = inner._orig_mod if _is_compiled(model) else inner.module
     compiled = [module for module in model.modules() if _is_compiled(module)]
     if not compiled:
         return model
     memo: dict[int, object] = {}
     for module in reversed(compiled):  # inner ones first
-        memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
+        inner = module
+        memo[id(module)] = copied(inner._orig_mod, memo)
+    return copied(model, memo)
+
+
+def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
+    """A deep copy of a network.
+
+    Tensors that a forward left in a module's attributes, with the graph that made them, are copied without it: torch
+    refuses to copy them as they are.
+
+    Args:
+        memo: As of `copy.deepcopy`: what stands for which object in the copy, by id.
+    """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def carry_hooks(layer: nn.Module, replacement: nn.Module, memo: dict[int, object]) -> None:
+    """Give a module the hooks of the layer whose place it takes, copied as the network was.
+
+    Args:
+        memo: Of the network's copy, so that hooks that are methods of its modules are those of the copy's.
+    """
+    for name in _HOOKS:
+        setattr(replacement, name, copy.deepcopy(getattr(layer, name), memo))
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,30 +16,68 @@ class PlanError(ValueError):
     """A plan that does not fit the network; the message names the layer and what is legal."""
 
 
+Kind = Literal["linear", "conv", "conv_transpose"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Calls of a layer with the same sizes in the forward of one sample.
+
+    Attributes:
+        times: How many. A batch that holds several rows of one sample (windows, frames, tokens) counts as as many.
+        inputs: Spatial size of the input, e.g. ``(H_in, W_in)``; ``()`` for linear layers.
+        outputs: Spatial size of the output.
+    """
+
+    times: int = 1
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """Geometry of one layer that can be compressed.
 
     Attributes:
         name: Qualified module name in the original network, e.g. ``layer1.0.conv1``.
-        kind: ``linear`` or ``conv2d``.
+        kind: ``linear``, ``conv`` or ``conv_transpose``; the kernel's length tells how many dimensions.
         out_channels: O, output channels or features.
         in_channels: I, input channels or features.
-        kernel: ``(k_h, k_w)``; ``(1, 1)`` for linear layers.
+        kernel: ``(k_h, k_w)`` and the like; ``()`` for linear layers.
         bias: Whether the original layer has a bias.
-        positions: Number of output positions (H_out * W_out; 1 for a linear layer on vectors) per sample,
-            summed over all calls of the layer in one forward.
-        input_positions: Number of input positions per sample (H_in * W_in), summed over all calls.
+        groups: Groups of channels that do not mix.
+        calls: How the layer was seen at work; empty where it was not.
     """
 
     name: str
-    kind: Literal["linear", "conv2d"]
+    kind: Kind
     out_channels: int
     in_channels: int
-    kernel: tuple[int, int]
-    bias: bool
-    positions: int
-    input_positions: int
+    kernel: tuple[int, ...] = ()
+    bias: bool = False
+    groups: int = 1
+    calls: tuple[Call, ...] = (Call(),)
+
+    @property
+    def kernel_size(self) -> int:
+        """K, elements of the kernel; 1 for linear layers."""
+        return math.prod(self.kernel)
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one sample, over all calls."""
+        return sum(call.times * math.prod(call.outputs) for call in self.calls)
+
+    @property
+    def input_positions(self) -> int:
+        """Input positions of one sample, over all calls."""
+        return sum(call.times * math.prod(call.inputs) for call in self.calls)
+
+    @property
+    def params(self) -> int:
+        """Elements of the dense layer, bias included."""
+        bias = self.out_channels if self.bias else 0
+        return self.out_channels * self.in_channels // self.groups * self.kernel_size + bias
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diminuendo.engine.formats import Factors, get
+from diminuendo.engine import tree
+from diminuendo.engine.formats import FORMATS, Factors, get
 from diminuendo.engine.formats.base import Format
-from diminuendo.engine.formats.layers import check_ranks, geometry
+from diminuendo.engine.formats.layers import geometry
+from diminuendo.engine.modules import carry_hooks, copied, evaluating, unwrapped
 from diminuendo.engine.plan import DENSE, Choice, Plan, PlanError
-from diminuendo.engine.survey.discover import evaluating
 
 
 def build(model: nn.Module, plan: Plan) -> nn.Module:
@@ -26,6 +27,7 @@ def build(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         PlanError: A layer that the network lacks, a format that has no form of it, or ranks out of range.
     """
+    model = unwrapped(model)
     changes = {name: choice for name, choice in plan.items() if choice != DENSE}
     forms = {name: _form(model, name, choice) for name, choice in changes.items()}
     for name in plan.keys() - changes.keys():
@@ -38,23 +40,32 @@ def build(model: nn.Module, plan: Plan) -> nn.Module:
         replacement = memo[id(_layer(model, name))]
         if isinstance(replacement, nn.Module):
             replacement.train(_layer(model, name).training)
-    return copy.deepcopy(model, memo)
+    built = copied(model, memo)
+    for name in changes:
+        layer = _layer(model, name)
+        replacement = memo[id(layer)]
+        if isinstance(replacement, nn.Module):
+            carry_hooks(layer, replacement, memo)
+    return built
 
 
-def load_factors(candidate: nn.Module, plan: Plan, factors: Mapping[str, Factors]) -> None:
+def load_factors(candidate: nn.Module, model: nn.Module, plan: Plan, factors: Mapping[str, Factors]) -> None:
     """Set the weights of every replaced layer of a network made by `build` from its stored factors.
 
     Args:
         candidate: Changed in place.
+        model: The original, dense network that it was built from.
         plan: As it was built.
         factors: By layer, in the format that the plan chooses; PlanError names a layer that is missing.
     """
+    model = unwrapped(model)
     for name, choice in plan.items():
         if choice != DENSE:
             module = candidate.get_submodule(name)
             if not isinstance(module, nn.Sequential):
                 raise PlanError(f"layer {name!r} is not built as {choice}; build the plan first")
-            get(choice.format).load(module, _factors_of(factors, name, choice), choice.ranks)
+            own = _factors_of(factors, name, choice)
+            get(choice.format).load(module, geometry(name, _layer(model, name)), own, choice.ranks)
 
 
 def warm_start(
@@ -85,6 +96,7 @@ def warm_start(
     if plan.keys() != parent_plan.keys():
         odd = sorted(plan.keys() ^ parent_plan.keys())
         raise PlanError(f"parent and child are plans of different layers: {', '.join(odd)}")
+    model = unwrapped(model)
     changed = {name for name in plan if plan[name] != parent_plan[name]}
     prefixes = tuple(f"{name}." for name in changed)
     state = {key: value for key, value in parent_state.items() if not key.startswith(prefixes)}
@@ -110,14 +122,14 @@ def _changed_layer(
     if choice.format == before.format:
         prefix = f"{name}."
         old = {key.removeprefix(prefix): value for key, value in parent_state.items() if key.startswith(prefix)}
-        return form.resize(old, choice.ranks, own)
+        return form.resize(layer, old, choice.ranks, own)
     module = form.build(layer, choice.ranks)
-    form.load(module, own, choice.ranks)
+    form.load(module, geometry(name, layer), own, choice.ranks)
     return module.state_dict()
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, inputs: Tensor, batch_size: int) -> None:
+def reestimate_batchnorm(model: nn.Module, inputs: Any, batch_size: int) -> None:
     """Take BatchNorm's running statistics anew: the mean over batches of these inputs.
 
     Args:
@@ -134,14 +146,15 @@ def reestimate_batchnorm(model: nn.Module, inputs: Tensor, batch_size: int) -> N
     if not norms:
         return
     momenta = [module.momentum for module in norms]
+    samples = tree.count(inputs)
     try:
         with evaluating(model):
             for module in norms:
                 module.reset_running_stats()
                 module.momentum = None  # a cumulative average
                 module.train()
-            for batch in torch.tensor_split(inputs, math.ceil(len(inputs) / batch_size)):
-                model(batch)
+            for index in torch.arange(samples).tensor_split(math.ceil(samples / batch_size)):
+                tree.call(model, tree.take(inputs, slice(int(index[0]), int(index[-1]) + 1)))
     finally:
         for module, momentum in zip(norms, momenta, strict=True):
             module.momentum = momentum
@@ -162,9 +175,13 @@ def _form(model: nn.Module, name: str, choice: Choice) -> Format:
     layer, form = _layer(model, name), get(choice.format)
     spec = geometry(name, layer)
     if not form.supports(spec):
-        size = "x".join(map(str, spec.kernel))
-        raise PlanError(f"layer {name!r}: {form.name} has no form of a {spec.kind} with kernel {size}")
-    check_ranks(form, spec, choice.ranks)
+        size = f" with kernel {'x'.join(map(str, spec.kernel))}" if spec.kernel else ""
+        groups = f" and {spec.groups} groups" if spec.groups > 1 else ""
+        known = ", ".join(other for other, each in FORMATS.items() if each.supports(spec))
+        raise PlanError(
+            f"layer {name!r}: {form.name} has no form of a {spec.kind} layer{size}{groups}; legal: dense, {known}"
+        )
+    form.check_ranks(spec, choice.ranks)
     return form
 
 

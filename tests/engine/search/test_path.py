@@ -16,7 +16,7 @@ def random_space(seed: int, layers: int = 3, forms: int = 5) -> Space:
     rng = np.random.default_rng(seed)
     made, total = [], 10
     for i in range(layers):
-        spec = LayerSpec(f"l{i}", "linear", 8, 8, (1, 1), False, 1, 1)
+        spec = LayerSpec(f"l{i}", "linear", 8, 8)
         dense = 200 + int(rng.integers(100))
         params = rng.choice(np.arange(5, 190), size=forms, replace=False)
         options = [

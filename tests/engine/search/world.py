@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from diminuendo.engine.cost import Cost
-from diminuendo.engine.plan import DENSE, Choice, LayerSpec, Plan
+from diminuendo.engine.plan import DENSE, Call, Choice, LayerSpec, Plan
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
     Evaluate,
@@ -49,7 +49,7 @@ class World:
     answered: list[int] = field(default_factory=list)
 
     def spec(self, i: int) -> LayerSpec:
-        return LayerSpec(f"layer{i}", "conv2d", WIDTHS[i], WIDTHS[i], (3, 3), False, 64, 64)
+        return LayerSpec(f"layer{i}", "conv", WIDTHS[i], WIDTHS[i], (3, 3), calls=(Call(1, (8, 8), (8, 8)),))
 
     def energy(self, choice: Choice, i: int) -> float:
         """Share dropped: falls geometrically with the rank; tucker2 pays on both sides."""

@@ -45,7 +45,7 @@ def test_damage_never_rises_with_params(layer: str) -> None:
     _, made, found, _ = surveyed(layer)
     for name in made:
         own = [option for option in found if option.choice.format == name]
-        assert len(own) > 1
+        assert own
         for cheaper, dearer in itertools.pairwise(own):
             assert cheaper.cost.params < dearer.cost.params
             assert cheaper.damage >= dearer.damage >= 0.0
@@ -62,7 +62,7 @@ def test_measurements_are_those_of_the_network_with_this_layer_truncated() -> No
     for form, ranks, damage in measured:
         plan = Plan.of({spec.name: Choice(form, ranks)})
         candidate = surgery.build(model, plan)
-        surgery.load_factors(candidate, plan, {spec.name: made[form]})
+        surgery.load_factors(candidate, model, plan, {spec.name: made[form]})
         surgery.reestimate_batchnorm(candidate, inputs, 25)
         assert divergence(reference, outputs_of(candidate, inputs)) == pytest.approx(damage, rel=1e-5)
         # At a measured rung the curve is what was measured, above re-estimation alone, but for pooled violations.

@@ -6,7 +6,7 @@ from tests.engine.networks import fingerprint, images, small
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from diminuendo.engine.plan import LayerSpec
+from diminuendo.engine.plan import Call, LayerSpec
 from diminuendo.engine.survey.discover import discover
 
 
@@ -45,10 +45,10 @@ class Odd(nn.Module):
 def test_geometry_by_hand() -> None:
     found = discover(small(), images(3))
     assert found.layers == (
-        LayerSpec("conv1", "conv2d", 8, 2, (3, 3), False, 64, 64),
-        LayerSpec("conv2", "conv2d", 12, 8, (3, 3), False, 16, 64),
-        LayerSpec("mix", "conv2d", 12, 12, (1, 1), False, 16, 16),
-        LayerSpec("fc", "linear", 5, 12, (1, 1), True, 1, 1),
+        LayerSpec("conv1", "conv", 8, 2, (3, 3), calls=(Call(1, (8, 8), (8, 8)),)),
+        LayerSpec("conv2", "conv", 12, 8, (3, 3), calls=(Call(1, (8, 8), (4, 4)),)),
+        LayerSpec("mix", "conv", 12, 12, (1, 1), calls=(Call(1, (4, 4), (4, 4)),)),
+        LayerSpec("fc", "linear", 5, 12, (), bias=True, calls=(Call(1),)),
     )
     assert found.left_dense == ()
 

@@ -1,10 +1,15 @@
 """The contract of a format: factor once, slice at any rank, build the module, count its cost.
 
-Legend: O output channels, I input channels, K kernel elements (k_h * k_w), r ranks.
+A form is a chain of small layers, its stages. A format says which stages, what factors they are cut from, and how;
+building, counting, groups of channels and the layouts of PyTorch's layers are the same for all and live here.
+
+Legend: G groups, O output and I input channels of one group, K kernel elements, r ranks. Kernels of one group are
+always written (O, I, k_1, ..., k_d), also those of transposed convolutions; of linear layers (O, I).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,41 +19,40 @@ import torch
 from torch import Tensor, nn
 
 from diminuendo.engine.cost import Cost
-from diminuendo.engine.plan import LayerSpec
+from diminuendo.engine.formats import layers
+from diminuendo.engine.formats.ladder import MAX_RUNGS, NEGLIGIBLE_ENERGY, greedy_path, spread
+from diminuendo.engine.formats.sides import Sides
+from diminuendo.engine.formats.stage import Stage
+from diminuendo.engine.plan import LayerSpec, PlanError
 
 Factors = Mapping[str, Tensor]
-"""Named tensors of one layer in one format, at full rank; nested: a lower rank is a slice of them."""
+"""Named tensors of one layer in one format, at full rank; those of grouped layers lead with a dimension G."""
+
+_VARIANCE = "variance"
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """First and second moments of one layer on training samples, float64, over samples and positions.
+class Cut:
+    """Weights of the stages of one group at some ranks.
 
     Attributes:
-        output_mean: (O,) mean of the layer's output without its bias.
-        output_covariance: (O, O) centred covariance of the output.
-        input_mean: (I,) mean of the input channels.
-        input_covariance: (I, I) centred covariance of the input channels.
-        output_count: Output positions seen.
-        input_count: Input positions seen.
-        absorbs_mean: Whether a constant shift of the output is corrected afterwards: the layer has a bias that
-            can take it, or its output goes straight into a BatchNorm. Otherwise projections are taken about
-            zero instead of about the mean.
+        weights: Of each stage (out, in, k_1, ..., k_d), with 1 where a stage has no kernel; depthwise (out, 1, ...).
+        bias: (O,) of the last stage; None for a layer without.
     """
 
-    output_mean: Tensor
-    output_covariance: Tensor
-    input_mean: Tensor
-    input_covariance: Tensor
-    output_count: int
-    input_count: int
-    absorbs_mean: bool
+    weights: tuple[Tensor, ...]
+    bias: Tensor | None
 
 
 class Format(ABC):
-    """One way to write a layer as several smaller ones. Stateless; one instance per process."""
+    """One way to write a layer as several smaller ones. Stateless; one instance per process.
+
+    A new format implements the abstract methods, each for one group of channels; see docs/formats.md.
+    """
 
     name: ClassVar[str]
+
+    # --- what a format says --------------------------------------------------------------------------------
 
     @abstractmethod
     def supports(self, spec: LayerSpec) -> bool:
@@ -56,63 +60,166 @@ class Format(ABC):
 
     @abstractmethod
     def max_ranks(self, spec: LayerSpec) -> tuple[int, ...]:
-        """The ranks at which the form is exact."""
+        """The ranks, of one group, at which the form is exact."""
 
     @abstractmethod
-    def cost(self, spec: LayerSpec, ranks: Sequence[int]) -> Cost:
-        """Params and MACs of the form by the rules of `diminuendo.engine.profile`, bias included."""
+    def stages(self, spec: LayerSpec, ranks: Sequence[int]) -> tuple[Stage, ...]:
+        """The chain, of one group, from the input to the output; the bias is the last stage's."""
 
     @abstractmethod
-    def factor(self, spec: LayerSpec, weight: Tensor, bias: Tensor | None, moments: Moments) -> dict[str, Tensor]:
-        """Data-aware factors at full rank, in the weight's dtype (computed in float64), signs deterministic.
+    def decompose(self, sides: Sides) -> dict[str, Tensor]:
+        """Data-aware factors of one group at full rank, float64, signs deterministic.
 
-        Spectra needed by `energy` are among them. No inverse is taken: projections on leading eigenvectors.
+        No inverse of a covariance is taken: projections on leading eigenvectors. Formats that support groups do
+        without control flow that depends on values, for it runs under `torch.vmap`.
         """
 
     @abstractmethod
-    def energy(self, factors: Factors, ranks: Sequence[int]) -> float:
-        """Share of the layer's output variance on the data that these ranks drop, 0 (exact) to 1 (everything)."""
+    def cut(self, factors: Factors, ranks: Sequence[int]) -> Cut:
+        """The form of one group at these ranks, sliced out of its factors."""
 
     @abstractmethod
+    def spectra(self, factors: Factors) -> tuple[Tensor, ...]:
+        """For each rank the variance on the data that each direction carries, descending, (R,) float64."""
+
+    @abstractmethod
+    def resized(self, old: Cut, new_ranks: Sequence[int], factors: Factors) -> Cut:
+        """Tuned weights of one group at other ranks, see `resize`."""
+
+    # --- the same for all ----------------------------------------------------------------------------------
+
+    def cost(self, spec: LayerSpec, ranks: Sequence[int]) -> Cost:
+        """Params and MACs of the form by the rules of `diminuendo.engine.profile`, bias included."""
+        stages = self.stages(spec, self.check_ranks(spec, ranks))
+        bias = spec.out_channels if spec.bias else 0
+        weights = [spec.groups * stage.weights(spec.kernel) for stage in stages]
+        macs = 0
+        for call in spec.calls:
+            size = list(call.inputs)
+            for stage, count in zip(stages, weights, strict=True):
+                before = math.prod(size)
+                for axis in stage.axes:
+                    size[axis] = call.outputs[axis]
+                transposed = spec.kind == "conv_transpose" and stage.axes
+                macs += call.times * count * (before if transposed else math.prod(size))
+            macs += call.times * bias * math.prod(call.outputs)
+        return Cost(sum(weights) + bias, macs)
+
+    def check_ranks(self, spec: LayerSpec, ranks: Sequence[int]) -> tuple[int, ...]:
+        """The ranks; PlanError naming layer, format and legal range where they do not fit."""
+        top = self.max_ranks(spec)
+        if len(ranks) != len(top):
+            raise PlanError(f"layer {spec.name!r}: {self.name} takes {len(top)} rank(s), got {list(ranks)}")
+        for rank, most in zip(ranks, top, strict=True):
+            if not 1 <= rank <= most:
+                legal = " x ".join(f"1..{m}" for m in top)
+                raise PlanError(
+                    f"layer {spec.name!r}: {self.name} rank {rank} of {list(ranks)} is out of range; legal: {legal}"
+                )
+        return tuple(ranks)
+
+    def pays(self, spec: LayerSpec) -> bool:
+        """Whether the form has fewer params than the dense layer at least at its lowest ranks."""
+        return self.cost(spec, [1] * len(self.max_ranks(spec))).params < spec.params
+
+    def factor(self, sides: Sides) -> dict[str, Tensor]:
+        """Factors of a whole layer at full rank, in its weights' dtype; spectra and variances stay float64.
+
+        Args:
+            sides: The layer and what was seen of it on the data; what is decomposed for one format is kept there
+                for the others.
+        """
+        found = sides.for_each_group(self._decompose)
+        return {
+            name: (tensor if name == _VARIANCE or "spectrum" in name else tensor.to(sides.dtype)).contiguous()
+            for name, tensor in found.items()
+        }
+
+    def _decompose(self, sides: Sides) -> dict[str, Tensor]:
+        factors = self.decompose(sides)
+        return factors | {_VARIANCE: self.spectra(factors)[0].sum()}
+
+    def energy(self, factors: Factors, ranks: Sequence[int]) -> float:
+        """Share of the layer's output variance on the data that these ranks drop, 0 (exact) to 1 (everything).
+
+        For one rank it is exact; for several ``1 - kept_1 * kept_2 ...``, the shares that each side keeps of what the
+        others let through: below the sum of the dropped shares, which bounds projections one after the other
+        (HOSVD, De Lathauwer 2000), exact when one side alone is truncated, and never above 1.
+        """
+        kept = 1.0
+        for spectrum, rank in zip(self._summed_spectra(factors), ranks, strict=True):
+            total = float(spectrum.sum())
+            kept *= min(1.0, float(spectrum[:rank].sum()) / total) if total > 0 else 1.0
+        return max(0.0, 1.0 - kept)
+
+    def _summed_spectra(self, factors: Factors) -> list[Tensor]:
+        """Spectra of the whole layer: at a rank, all groups keep as many directions."""
+        return [spectrum if spectrum.dim() == 1 else spectrum.sum(dim=0) for spectrum in self.spectra(factors)]
+
     def ladder(self, spec: LayerSpec, factors: Factors) -> list[tuple[int, ...]]:
         """Ranks worth considering, ascending in params and nested, all cheaper in params than dense.
 
-        At most about 32 rungs from the smallest rank up. For formats with several ranks: the path on which each
-        rung drops the least energy for its params.
+        At most `MAX_RUNGS` from the lowest ranks up: of the path on which each step raises the rank that saves the
+        most energy for its params, rungs evenly spaced on a log scale.
         """
+        spectra = [spectrum.tolist() for spectrum in self._summed_spectra(factors)]
+        cheaper: list[tuple[int, ...]] = []
+        for ranks in greedy_path(spectra, self.max_ranks(spec), lambda r: self.cost(spec, r).params):
+            if self.cost(spec, ranks).params >= spec.params:
+                break
+            cheaper.append(ranks)
+            if self.energy(factors, ranks) <= NEGLIGIBLE_ENERGY:
+                break
+        return [cheaper[i - 1] for i in spread(len(cheaper), MAX_RUNGS)]
 
-    @abstractmethod
     def build(self, layer: nn.Module, ranks: Sequence[int]) -> nn.Sequential:
         """The form's structure in the layer's dtype and device with unset weights (`torch.nn.utils.skip_init`)."""
+        spec = layers.geometry("", layer)
+        stages = self.stages(spec, ranks)
+        last = len(stages) - 1
+        return nn.Sequential(
+            *(layers.unset(layer, spec, stage, bias=spec.bias and i == last) for i, stage in enumerate(stages))
+        )
 
-    @abstractmethod
-    def load(self, module: nn.Sequential, factors: Factors, ranks: Sequence[int]) -> None:
+    def load(self, module: nn.Sequential, spec: LayerSpec, factors: Factors, ranks: Sequence[int]) -> None:
         """Copy the slice of the factors at these ranks into a module made by `build`."""
+        if spec.groups == 1:
+            cut = self.cut(factors, ranks)
+        else:
+            weights, biases = torch.vmap(lambda own: self._cut_tensors(own, ranks))(dict(factors))
+            cut = Cut(tuple(w.flatten(0, 1) for w in weights), biases[0].flatten() if biases else None)
+        module.load_state_dict(layers.state_of(module, cut.weights, cut.bias))
 
-    @abstractmethod
-    def resize(self, old: Mapping[str, Tensor], new_ranks: Sequence[int], factors: Factors) -> dict[str, Tensor]:
+    def _cut_tensors(self, factors: Factors, ranks: Sequence[int]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        cut = self.cut(factors, ranks)
+        return cut.weights, () if cut.bias is None else (cut.bias,)
+
+    def resize(
+        self, layer: nn.Module, old: Mapping[str, Tensor], new_ranks: Sequence[int], factors: Factors
+    ) -> dict[str, Tensor]:
         """Tuned weights at other ranks: a warm start from a parent.
 
         Args:
+            layer: The original layer.
             old: State dict of a module made by `build` at the parent's ranks, tuned since.
             new_ranks: Ranks of the child.
             factors: The stored factors, for directions that the parent lacked.
 
         Returns:
-            State dict for a module made by `build` at `new_ranks`. Lower ranks: the tuned product truncated in the
-            data's metric as the stored spectra tell it, on the small factors, with the bias corrected. Higher
-            ranks: the same function as the parent's, its new directions started from the stored factors on one
-            side and zero on the other.
+            State dict for a module made by `build` at `new_ranks`. Lower ranks: the tuned product truncated, where
+            the format can in the data's metric as the stored spectra tell it, on the small factors, with the bias
+            corrected. Higher ranks: the same function as the parent's, its new directions started from the stored
+            factors on one side and zero on the other.
         """
-
-
-def leading_eigenvectors(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (descending, clamped at 0) and eigenvectors (columns) of a symmetric matrix, float64.
-
-    Signs are deterministic: the component of largest magnitude of each vector is positive.
-    """
-    values, vectors = torch.linalg.eigh(covariance.to(torch.float64))
-    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
-    pivot = vectors.abs().argmax(dim=0)
-    signs = torch.sign(vectors[pivot, torch.arange(vectors.shape[1])])
-    return values, vectors * torch.where(signs == 0, torch.ones_like(signs), signs)
+        spec = layers.geometry("", layer)
+        module = self.build(layer, new_ranks)
+        whole = layers.weights_of(module, old)
+        parts = []
+        for group in range(spec.groups):
+            own = factors if spec.groups == 1 else {name: tensor[group] for name, tensor in factors.items()}
+            weights = tuple(weight.chunk(spec.groups)[group] for weight in whole.weights)
+            bias = None if whole.bias is None else whole.bias.chunk(spec.groups)[group]
+            parts.append(self.resized(Cut(weights, bias), new_ranks, own))
+        weights = tuple(torch.cat(stage) for stage in zip(*(part.weights for part in parts), strict=True))
+        biases = [part.bias for part in parts if part.bias is not None]
+        return layers.state_of(module, weights, torch.cat(biases) if biases else None)

@@ -15,12 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diminuendo.engine.formats.base import leading_eigenvectors
-
-MAX_RUNGS = 32
-NEGLIGIBLE_ENERGY = 1e-7
-"""Share of the variance below which more rank gains nothing that fp32 weights can hold."""
-
 _PINV_CUTOFF = 1e-10
 """Directions of the stored factors below this share of the largest are taken for rounding."""
 
@@ -38,6 +32,15 @@ class Product:
     left: Tensor
     right: Tensor
     spectrum: Tensor
+
+
+def leading_eigenvectors(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (descending, clamped at 0) and eigenvectors (columns) of a symmetric matrix, float64.
+
+    Signs are deterministic: the component of largest magnitude of each vector is positive.
+    """
+    values, vectors = torch.linalg.eigh(covariance.to(torch.float64))
+    return values.flip(0).clamp_min(0.0), orient(vectors.flip(1))
 
 
 def output_directions(weight: Tensor, moment: Tensor) -> Product:
@@ -124,25 +127,6 @@ def on_data(tuned: Tensor, stored: Tensor, spectrum: Tensor, stored_mean: Tensor
     transform = ((tuned @ stored.T) @ vectors * inverse) @ vectors.T  # (r, R)
     mean = tuned.new_zeros(len(tuned)) if stored_mean is None else transform @ stored_mean.to(transform)
     return OnData((transform * spectrum.to(transform)) @ transform.T, mean)
-
-
-def dropped_share(spectrum: Tensor, rank: int) -> float:
-    """Share of the variance that the first `rank` directions leave out, 0 to 1; 0 where there is none at all."""
-    total = float(spectrum.sum())
-    return min(1.0, max(0.0, float(spectrum[rank:].sum()) / total)) if total > 0 else 0.0
-
-
-def spread(count: int, limit: int = MAX_RUNGS) -> list[int]:
-    """At most `limit` of the numbers 1..count, both ends among them, evenly spaced on a log scale."""
-    if count <= limit:
-        return list(range(1, count + 1))
-    steps = limit
-    while True:  # a finer grid until enough of it is left once its crowded low end is rounded
-        chosen = {round(count ** (i / (steps - 1))) for i in range(steps)}
-        finer = {round(count ** (i / steps)) for i in range(steps + 1)}
-        if len(finer) > limit:
-            return sorted(chosen)
-        steps += 1
 
 
 def pad(tensor: Tensor, shape: Sequence[int]) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.plan import Choice, LayerSpec
 
-ENGINE_REVISION = 1
+ENGINE_REVISION = 2
 """Raised whenever the same work would give another outcome than before; part of every key."""
 
 Choices = tuple[tuple[str, Choice], ...]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,12 +34,13 @@ def options(
     model: nn.Module,
     spec: LayerSpec,
     factors: Mapping[str, Factors],
-    inputs: Tensor,
+    inputs: Any,
     reference_logits: Tensor,
     *,
     points: int = 4,
-    bn_inputs: Tensor,
+    bn_inputs: Any,
     batch_size: int = 250,
+    logits: Callable[[Any], Tensor] = lambda outputs: outputs,
 ) -> tuple[tuple[Option, ...], Measured]:
     """Every form of a layer with its cost and its damage.
 
@@ -46,17 +48,24 @@ def options(
         model: The original network; not changed.
         spec: The layer.
         factors: Of this layer, by format.
-        inputs: (N, ...) training samples on which the damage is measured.
-        reference_logits: (N, C, ...) the original's outputs on `inputs`.
+        inputs: (N, ...) training inputs, as `tree` has them, on which the damage is measured.
+        reference_logits: (N, C, ...) the original's logits on `inputs`.
         points: Measurements for each format, at least 1.
-        bn_inputs: (M, ...) training samples from which BatchNorm is re-estimated.
+        bn_inputs: (M, ...) training inputs from which BatchNorm is re-estimated.
         batch_size: Samples in one forward.
+        logits: The outputs' part that is compared.
 
     Returns:
         Options by format and then by params, damage non-increasing within a format; and what was measured. The
         options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
     """
-    floor = _damage(surgery.build(model, Plan(())), inputs, reference_logits, bn_inputs, batch_size)
+
+    def damage(candidate: nn.Module) -> float:
+        surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
+        found = divergence(reference_logits, logits(outputs_of(candidate, inputs, batch_size=batch_size)))
+        return min(found, _RUINED) if math.isfinite(found) else _RUINED
+
+    floor = damage(surgery.build(model, Plan(())))
     found: list[Option] = []
     measured: list[tuple[str, tuple[int, ...], float]] = []
     for name, form in FORMATS.items():
@@ -67,10 +76,9 @@ def options(
         energies = [form.energy(own, ranks) for ranks in ladder]
         known: list[tuple[float, float]] = []
         for rung in rungs_to_measure(len(ladder), points):
-            candidate = _truncated(model, spec, Choice(name, ladder[rung]), own)
-            damage = _damage(candidate, inputs, reference_logits, bn_inputs, batch_size)
-            measured.append((name, ladder[rung], damage))
-            known.append((energies[rung], max(0.0, damage - floor)))
+            found_damage = damage(_truncated(model, spec, Choice(name, ladder[rung]), own))
+            measured.append((name, ladder[rung], found_damage))
+            known.append((energies[rung], max(0.0, found_damage - floor)))
         found += _options_of(form, spec, ladder, energies, known)
     return tuple(found), tuple(measured)
 
@@ -127,20 +135,11 @@ def _pooled(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(count)]
 
 
-def _damage(
-    candidate: nn.Module, inputs: Tensor, reference_logits: Tensor, bn_inputs: Tensor, batch_size: int
-) -> float:
-    """KL divergence once BatchNorm is re-estimated, at most `_RUINED`, as where an output is not finite."""
-    surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
-    found = divergence(reference_logits, outputs_of(candidate, inputs, batch_size=batch_size))
-    return min(found, _RUINED) if math.isfinite(found) else _RUINED
-
-
 def _truncated(model: nn.Module, spec: LayerSpec, choice: Choice, factors: Factors) -> nn.Module:
     """The original with one layer in another form."""
     plan = Plan.of({spec.name: choice})
     candidate = surgery.build(model, plan)
-    surgery.load_factors(candidate, plan, {spec.name: factors})
+    surgery.load_factors(candidate, model, plan, {spec.name: factors})
     return candidate
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from diminuendo.engine.formats.layers import geometry
+from diminuendo.engine import tree
+from diminuendo.engine.formats import FORMATS
+from diminuendo.engine.formats.layers import BASES, base_of, geometry, is_transposed_linear
+from diminuendo.engine.formats.moments import widest
+from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.plan import LayerSpec
+from diminuendo.engine.survey.observe import Seen, observe
+from diminuendo.engine.survey.trial import Trial
+
+WIDEST = 16384
+"""Largest side of a covariance that is taken: 2 GiB in float64."""
 
 NORM_LAYERS = (
     nn.modules.batchnorm._NormBase,
@@ -24,6 +32,7 @@ NORM_LAYERS = (
 """Layers whose few weights are no matter for compression: they are not reported as left dense."""
 
 _NOT_REPORTED = (*NORM_LAYERS, parametrize.ParametrizationList)
+_QUANTIZED = ("torch.ao.nn", "torch.nn.quantized", "torchao.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,75 +48,43 @@ class Discovery:
     left_dense: tuple[tuple[str, str], ...]
 
 
-@dataclass
-class _Seen:
-    """What one module did during a forward."""
-
-    calls: int = 0
-    input_elements: int = 0
-    output_elements: int = 0
-
-
-def discover(model: nn.Module, example: Tensor) -> Discovery:
-    """Find the layers that can be compressed by running the network once, in eval mode.
+def discover(model: nn.Module, inputs: Any) -> Discovery:
+    """Find the layers that can be compressed by running the network on one sample, in eval mode.
 
     Args:
         model: Left as it was: parameters, buffers, mode of every module, hooks.
-        example: (N, ...) inputs; positions are counted per sample.
+        inputs: (N, ...) inputs, as `tree` has them, of which the first is used.
 
     Returns:
-        `nn.Linear` and `nn.Conv2d` (themselves, no subclasses) that are called, ungrouped, padded with zeros, and
-        own their trainable weight alone, without a parametrization.
+        Linear layers and convolutions that are called with one tensor, own their trainable weight alone, of which
+        some form has fewer params, and in whose place another module gives the same network.
+
+    Raises:
+        TaskError: A copy of the network runs modules of the original.
     """
-    seen = _observe(model, example)
+    model, sample = unwrapped(model), tree.take(inputs, slice(0, 1))
+    reasons = {name: _by_itself(name, module) for name, module in model.named_modules() if _reported(module)}
+    watched = {name: model.get_submodule(name) for name, reason in reasons.items() if not reason}
+    seen = observe(model, sample, watched)
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-    layers: list[LayerSpec] = []
-    left: list[tuple[str, str]] = []
-    for name, module in model.named_modules():
-        if isinstance(module, _NOT_REPORTED) or not list(_own_weights(module)):
-            continue
-        reason = _obstacle(name, module, seen.get(name, _Seen()), owners)
-        if reason:
-            left.append((name, reason))
-        else:
-            layers.append(_spec(name, module, seen[name], len(example)))
-    return Discovery(tuple(layers), tuple(left))
+    specs: dict[str, LayerSpec] = {}
+    for name, module in watched.items():
+        reasons[name] = _at_work(module, seen[name], owners)
+        if not reasons[name]:
+            specs[name] = _spec(name, module, seen[name])
+            reasons[name] = _without_form(specs[name])
+    candidates = [name for name, reason in reasons.items() if not reason]
+    if candidates:
+        reasons |= Trial(model, sample).obstacles(candidates)
+    return Discovery(
+        layers=tuple(specs[name] for name, reason in reasons.items() if not reason),
+        left_dense=tuple((name, reason) for name, reason in reasons.items() if reason),
+    )
 
 
-def _observe(model: nn.Module, example: Tensor) -> dict[str, _Seen]:
-    """Count calls and elements of every module during one forward."""
-    seen: dict[str, _Seen] = {}
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            record = seen.setdefault(name, _Seen())
-            record.calls += 1
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                record.input_elements += inputs[0].numel()
-                record.output_elements += output.numel()
-
-        return module.register_forward_hook(hook)
-
-    handles = [watch(name, module) for name, module in model.named_modules()]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _reported(module: nn.Module) -> bool:
+    """Whether it has weights of its own that matter."""
+    return not isinstance(module, _NOT_REPORTED) and (any(True for _ in _own_weights(module)) or _quantized(module))
 
 
 def _own_weights(module: nn.Module) -> Iterator[Tensor]:
@@ -117,39 +94,60 @@ def _own_weights(module: nn.Module) -> Iterator[Tensor]:
         yield from module.parametrizations.parameters()  # type: ignore[union-attr]
 
 
-def _obstacle(name: str, module: nn.Module, seen: _Seen, owners: Counter[int]) -> str:
-    """Why this module cannot be compressed, in words; empty if it can."""
+def _quantized(module: nn.Module) -> bool:
+    """Whether it is one of PyTorch's quantized layers, whose weights are no parameters."""
+    return type(module).__module__.startswith(_QUANTIZED) and hasattr(module, "weight")
+
+
+def _by_itself(name: str, module: nn.Module) -> str:
+    """Why this module cannot be compressed, as far as it tells itself; empty if it can."""
     kind = type(module).__name__
+    if _quantized(module):
+        return "its weights are quantized"
     if parametrize.is_parametrized(module):
         return f"its {kind} weights are parametrized"
-    if type(module) not in (nn.Linear, nn.Conv2d):
-        base = next((b.__name__ for b in (nn.Linear, nn.Conv2d) if isinstance(module, b)), None)
-        return f"{kind} is a subclass of {base} and may do something else" if base else f"no format for {kind}"
+    if base_of(module) is None and not is_transposed_linear(module):
+        base = next((b.__name__ for b in type(module).__mro__ if b in BASES), None)
+        return f"{kind} is a subclass of {base} with a forward of its own" if base else f"no format for {kind}"
     if name == "":
         return "it is the whole network; wrap it in nn.Sequential"
     weight = module._parameters.get("weight")
     if weight is None:
         return "its weight is computed by a hook, not a parameter of its own"
-    if isinstance(module, nn.Conv2d) and module.groups != 1:
-        return f"it is grouped (groups={module.groups})"
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
-        return f"its padding mode is {module.padding_mode!r}, not 'zeros'"
-    if any(owners[id(p)] > 1 for p in module.parameters(recurse=False)):
-        return "it shares weights with another module"
+    if type(weight) is not nn.Parameter or type(weight.data) is not Tensor:
+        return f"its weight is a {type(weight).__name__}, not a plain parameter"
     if not weight.requires_grad:
         return "its weight is frozen (requires_grad is False)"
     if not weight.dtype.is_floating_point:
         return f"its weight is {weight.dtype}, not a floating-point type"
-    if seen.calls == 0 or seen.output_elements == 0:
-        return "it is not called in a forward"
     return ""
 
 
-def _spec(name: str, module: nn.Module, seen: _Seen, samples: int) -> LayerSpec:
-    """A layer that can be compressed, with its positions per sample."""
+def _at_work(module: nn.Module, seen: Seen, owners: Counter[int]) -> str:
+    """Why this module cannot be compressed, as it was seen in a forward; empty if it can."""
+    if any(owners[id(p)] > 1 for p in module.parameters(recurse=False)):
+        return "it shares weights with another module"
+    if seen.used_by:
+        return f"code outside of it uses its weight ({seen.used_by})"
+    if seen.calls == 0:
+        return "it is not called in a forward"
+    if seen.odd:
+        return "it is called with more than one tensor"
+    if any(0 in given or 0 in returned for given, returned in seen.shapes):
+        return "it is called with an empty tensor"
+    return ""
+
+
+def _without_form(spec: LayerSpec) -> str:
+    """Why no form of this layer is of use; empty if one is."""
+    if not any(form.supports(spec) and form.pays(spec) for form in FORMATS.values()):
+        return f"no form has fewer params than its {spec.params:,}"
+    if widest(spec) > WIDEST:
+        return f"its covariance would have {widest(spec):,} rows, more than {WIDEST:,}"
+    return ""
+
+
+def _spec(name: str, module: nn.Module, seen: Seen) -> LayerSpec:
+    """A layer with its calls in the forward of one sample."""
     bare = geometry(name, module)
-    return dataclasses.replace(
-        bare,
-        positions=seen.output_elements // (bare.out_channels * samples),
-        input_positions=seen.input_elements // (bare.in_channels * samples),
-    )
+    return dataclasses.replace(bare, calls=seen.sizes(len(bare.kernel), bare.in_channels))

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from diminuendo.engine.formats import FORMATS, Moments
+from diminuendo.engine.formats import FORMATS, Moments, Sides
 from diminuendo.engine.plan import LayerSpec
 
 
-def factor(model: nn.Module, spec: LayerSpec, moments: Moments) -> dict[str, dict[str, Tensor]]:
-    """Data-aware factors at full rank, by format, for every format that supports the layer.
+def factor(
+    model: nn.Module, spec: LayerSpec, moments: Moments, formats: Collection[str] | None = None
+) -> dict[str, dict[str, Tensor]]:
+    """Data-aware factors at full rank, by format, for every format that has a form of the layer with fewer params.
 
     Args:
         model: The original network; not changed.
-        spec: The layer.
+        spec: The layer, with its calls.
         moments: Of this layer, as `moments.collect` took them.
+        formats: Names of the formats to consider; None: all.
     """
-    parameters = dict(model.get_submodule(spec.name).named_parameters(recurse=False))
+    sides = Sides.of(model.get_submodule(spec.name), moments, spec)
     return {
-        name: form.factor(spec, parameters["weight"], parameters.get("bias"), moments)
+        name: form.factor(sides)
         for name, form in FORMATS.items()
-        if form.supports(spec)
+        if (formats is None or name in formats) and form.supports(spec) and form.pays(spec)
     }
 
 

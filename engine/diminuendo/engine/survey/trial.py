@@ -1,0 +1,141 @@
+"""Tries whether layers can be replaced: the network with another module in their place must give the same.
+
+Code may look at a layer from outside: read its weight, ask for its class, hold it in a closure. None of that can be
+told from the modules alone, so it is tried: each layer is put inside an `nn.Sequential`, as its forms will be, in a
+copy made as candidates are made.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diminuendo.engine import tree
+from diminuendo.engine.modules import carry_hooks, copied, evaluating
+from diminuendo.engine.task import TaskError
+
+_SEED = 0
+_TOLERANCE = 1e-4
+"""Largest difference between the two runs, relative to the largest output: they compute the same, but a GPU may order
+its sums differently."""
+
+
+@dataclass
+class Trial:
+    """A network, an input and its output on it.
+
+    Attributes:
+        model: The original; not changed.
+        inputs: Of one sample.
+    """
+
+    model: nn.Module
+    inputs: Any
+
+    def __post_init__(self) -> None:
+        """Take the original's outputs."""
+        self._reference = list(tree.leaves(_run(self.model, self.inputs)))
+
+    def obstacles(self, names: Sequence[str]) -> dict[str, str]:
+        """Why layers cannot be replaced, in words, for those that cannot.
+
+        All are tried at once; where that fails, halves of them, down to the layers that are the cause.
+
+        Raises:
+            TaskError: A copy of the network runs modules of the original.
+        """
+        reason = self._fails(names) if names else ""
+        if not reason:
+            return {}
+        if len(names) == 1:
+            return {names[0]: reason}
+        middle = len(names) // 2
+        found = self.obstacles(names[:middle]) | self.obstacles(names[middle:])
+        rest = [name for name in names if name not in found]
+        if rest and (reason := self._fails(rest)):  # each by itself would do
+            found |= dict.fromkeys(rest, f"{reason} (together with other layers)")
+        return found
+
+    def _fails(self, names: Sequence[str]) -> str:
+        """Why the network with these layers wrapped does not give what the original gives; empty if it does."""
+        memo: dict[int, object] = {}
+        layers = {name: self.model.get_submodule(name) for name in names}
+        wrapped = {name: nn.Sequential(_bare(layer)).train(layer.training) for name, layer in layers.items()}
+        memo |= {id(layers[name]): wrapped[name] for name in names}
+        candidate = copied(self.model, memo)
+        for name in names:
+            carry_hooks(layers[name], wrapped[name], memo)
+        with _counted(wrapped) as calls, _counted(dict(self.model.named_modules())) as strays:
+            try:
+                outputs = list(tree.leaves(_run(candidate, self.inputs)))
+            except Exception as error:  # noqa: BLE001 - the network's own code
+                return f"code outside of it depends on what it is: {type(error).__name__}: {_first_line(error)}"
+        stray = next((name for name, count in strays.items() if count), None)
+        if stray is not None:
+            raise TaskError(
+                f"model: a copy of the network runs {stray or 'the network'!r} of the original (a lambda or a closure "
+                "holds it); refer to modules as attributes of self, so that the network can be copied"
+            )
+        silent = [name for name in names if not calls[name]]
+        if silent:
+            return "the network reaches it by another way than its modules"
+        return "" if _same(self._reference, outputs) else "the network gives other outputs when it is replaced"
+
+
+def _run(model: nn.Module, inputs: Any) -> Any:
+    """Outputs in eval mode, with the same random numbers each time."""
+    devices = sorted({t.get_device() for t in model.parameters() if t.is_cuda})
+    with torch.random.fork_rng(devices=devices), evaluating(model), torch.no_grad():
+        torch.manual_seed(_SEED)
+        return tree.call(model, inputs)
+
+
+def _bare(layer: nn.Module) -> nn.Module:
+    """The same layer, sharing its weights, without hooks."""
+    bare = copy.copy(layer)
+    for name, value in vars(nn.Module()).items():
+        if name.endswith(("hooks", "hooks_with_kwargs", "hooks_always_called")):
+            vars(bare)[name] = copy.copy(value)
+    return bare
+
+
+@contextmanager
+def _counted(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
+    """Calls of modules while inside, by name."""
+    calls = dict.fromkeys(modules, 0)
+
+    def count(name: str) -> Any:
+        def hook(*_: object) -> None:
+            calls[name] += 1
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(count(name)) for name, module in modules.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _same(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+    return len(reference) == len(outputs) and all(_close(a, b) for a, b in zip(reference, outputs, strict=True))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if torch.equal(a, b) or not a.is_floating_point():
+        return torch.equal(a, b)
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
