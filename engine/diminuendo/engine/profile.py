@@ -2,42 +2,37 @@
 
 Rules (batch 1):
     params: elements of parameters with requires_grad, shared ones once. Buffers do not count.
-    size: bytes of those elements; MB is 2^20 bytes.
+    size: bytes of those elements, and of the weights that quantized modules hold; MB is 2^20 bytes.
     MACs (multiply-adds) of each call of a module: convolution ``k k C_in C_out / groups`` for each output position
     (of a transposed one: for each input position), one more for each output with a bias; linear ``in out``, and
     ``out`` with a bias; BatchNorm twice its outputs; ReLU its outputs; pooling its inputs. Functional calls count
     nothing. Kinds without a rule count nothing and are named in `Profile.uncounted`.
     memory: size and 4 bytes for each element of the input and of every module's output, but for Sequential and
     ModuleList.
+
+What computes a parametrized weight (weight norm, spectral norm) is part of its layer: its params are the layer's.
 """
 
 from __future__ import annotations
 
-import math
+import platform
 import statistics
 import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from diminuendo.engine.modules import evaluating
+from diminuendo.engine import tree
+from diminuendo.engine.counting import buffers_kept, count, materialised, own_params, stored_bytes, trainable
+from diminuendo.engine.modules import evaluating, unwrapped
 
 MB = 2**20
 WARM_UPS = 5
 _BYTES = 4
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_POOLINGS = (
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-)
-_TRANSPARENT = (nn.Sequential, nn.ModuleList)
-_FREE = (*_TRANSPARENT, nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +44,14 @@ class LayerProfile:
         kind: Class name.
         params: Elements of its own trainable parameters; those of a shared parameter are its first owner's.
         macs: Multiply-adds of one sample, over all calls.
+        output_shape: Of the first tensor of its last call, N included; empty when it was not called.
     """
 
     name: str
     kind: str
     params: int
     macs: int
+    output_shape: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +61,12 @@ class Profile:
     Attributes:
         params: Trainable elements.
         macs: Multiply-adds of one sample.
-        size_mb: Of the trainable parameters, in 2^20 bytes.
+        size_mb: Of the trainable parameters and quantized weights, in 2^20 bytes.
         memory_mb: Footprint at batch 1, in 2^20 bytes.
         time_ms: Median milliseconds of a forward at batch 1 with the current number of threads; None if not asked.
         layers: In the network's order.
-        uncounted: Kinds of modules that were called and for which there is no rule.
+        uncounted: Kinds of modules that were called and for which there is no rule; ``KIND (not called)`` for those
+            with parameters that no call of theirs accounts for, because other code reads them or nothing does.
     """
 
     params: int
@@ -80,127 +78,78 @@ class Profile:
     uncounted: tuple[str, ...]
 
 
-def profile(model: nn.Module, example: Tensor, *, time: bool = True, runs: int = 10) -> Profile:
+def profile(model: nn.Module, example: Any, *, time: bool = True, runs: int = 10) -> Profile:
     """Profile a network, in eval mode.
 
+    What `torch.compile` and DataParallel put around it is left out, of the time as well. Lazy layers that were never
+    run are given weights in a copy.
+
     Args:
-        model: Left as it was.
-        example: (N, ...) inputs on the model's device, of which the first is used.
+        model: Any module; left as it was, modes, hooks and buffers included.
+        example: Inputs on the model's device as `tree` has them, of which the first sample is used.
         time: Whether to measure the time of a forward.
         runs: Timed forwards, after 5 to warm up.
     """
-    sample = example[:1]
-    macs, elements, uncounted = _count(model, sample)
-    own = _own_params(model)
-    trainable = list(_trainable(model))
-    size = sum(p.numel() * p.element_size() for p in trainable) / MB
-    layers = tuple(
-        LayerProfile(name, type(module).__name__, own.get(name, 0), macs.get(name, 0))
-        for name, module in model.named_modules()
-        if own.get(name, 0) or macs.get(name, 0)
-    )
+    sample = tree.take(example, slice(0, 1))
+    model = materialised(unwrapped(model), sample)
+    counts = count(model, sample)
+    own = own_params(model)
+    size = stored_bytes(model) / MB
     return Profile(
-        params=sum(p.numel() for p in trainable),
-        macs=sum(macs.values()),
+        params=sum(p.numel() for p in trainable(model)),
+        macs=sum(counts.macs.values()),
         size_mb=size,
-        memory_mb=size + (sample.numel() + elements) * _BYTES / MB,
+        memory_mb=size + (tree.elements(sample) + counts.elements) * _BYTES / MB,
         time_ms=time_ms(model, sample, runs=runs) if time else None,
-        layers=layers,
-        uncounted=tuple(sorted(uncounted)),
+        layers=tuple(
+            LayerProfile(name, type(module).__name__, own.get(name, 0), counts.macs.get(name, 0), counts.shape(name))
+            for name, module in model.named_modules()
+            if own.get(name, 0) or counts.macs.get(name, 0)
+        ),
+        uncounted=tuple(sorted(counts.uncounted)),
     )
 
 
 @torch.no_grad()
-def time_ms(model: nn.Module, inputs: Tensor, *, runs: int = 10) -> float:
-    """Median milliseconds of a forward, after 5 to warm up, synchronised with the device of `inputs`."""
-    synchronise: Callable[[], None] = torch.cuda.synchronize if inputs.is_cuda else _nothing
+def time_ms(model: nn.Module, inputs: Any, *, runs: int = 10) -> float:
+    """Median milliseconds of a forward, after 5 to warm up, synchronised with the device of `inputs`.
+
+    Args:
+        model: Run in eval mode; its buffers are left as they were.
+        inputs: As `tree.call` takes them.
+        runs: Timed forwards, at least 1.
+    """
+    on_gpu = any(leaf.is_cuda for leaf in tree.leaves(inputs))
+    synchronise: Callable[[], None] = torch.cuda.synchronize if on_gpu else _nothing
     taken: list[float] = []
-    with evaluating(model):
+    with evaluating(model), buffers_kept(model):
         for turn in range(WARM_UPS + runs):
             synchronise()
             start = clock.perf_counter()
-            model(inputs)
+            tree.call(model, inputs)
             synchronise()
             if turn >= WARM_UPS:
                 taken.append((clock.perf_counter() - start) * 1e3)
     return statistics.median(taken)
 
 
+def machine(model: nn.Module, example: Any) -> str:
+    """What the time of a network is measured on: device, threads, batch, dtype, version."""
+    leaf = next(tree.leaves(example), None)
+    device = torch.cuda.get_device_name(leaf.device) if leaf is not None and leaf.is_cuda else _processor()
+    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), "float32")
+    return f"{device}, {torch.get_num_threads()} thread(s), batch 1, {dtype}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    """The processor's name where the system says it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.machine()
+
+
 def _nothing() -> None:
     """On the CPU a forward is over when it returns."""
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Each trainable parameter once, also when modules share it."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def _own_params(model: nn.Module) -> dict[str, int]:
-    """Trainable elements of each module itself; a shared parameter is its first owner's."""
-    known: set[int] = set()
-    own: dict[str, int] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in known:
-                known.add(id(parameter))
-                own[name] = own.get(name, 0) + parameter.numel()
-    return own
-
-
-def _count(model: nn.Module, sample: Tensor) -> tuple[dict[str, int], int, set[str]]:
-    """MACs of each module, elements of the outputs that count for memory, and kinds without a rule."""
-    macs: dict[str, int] = {}
-    elements = 0
-    uncounted: set[str] = set()
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            nonlocal elements
-            if not isinstance(module, _TRANSPARENT):
-                elements += _elements(output)
-            count = module_macs(module, _elements(inputs), _elements(output))
-            if count is not None:
-                macs[name] = macs.get(name, 0) + count
-            elif next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
-                uncounted.add(type(module).__name__)
-
-        return module.register_forward_hook(hook)
-
-    handles = [watch(name, module) for name, module in model.named_modules()]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return macs, elements, uncounted
-
-
-def module_macs(module: nn.Module, input_elements: int, output_elements: int) -> int | None:
-    """Multiply-adds of one call of a module itself, without its children; None where there is no rule."""
-    if isinstance(module, _CONVOLUTIONS):
-        work = math.prod(module.kernel_size) * module.in_channels // module.groups
-        return output_elements * (work + (module.bias is not None))
-    if isinstance(module, _TRANSPOSED):
-        work = math.prod(module.kernel_size) * module.out_channels // module.groups
-        return input_elements * work + output_elements * (module.bias is not None)
-    if isinstance(module, nn.Linear):
-        return output_elements * (module.in_features + (module.bias is not None))
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return 2 * output_elements
-    if isinstance(module, nn.ReLU):
-        return output_elements
-    if isinstance(module, _POOLINGS):
-        return input_elements
-    return 0 if isinstance(module, _FREE) else None
-
-
-def _elements(value: object) -> int:
-    """Elements of all tensors in a nested value."""
-    if isinstance(value, Tensor):
-        return value.numel()
-    if isinstance(value, list | tuple):
-        return sum(_elements(item) for item in value)
-    if isinstance(value, dict):
-        return sum(_elements(item) for item in value.values())
-    return 0
