@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from diminuendo.engine import tree
+
+IGNORED = -100
+"""Class index of a position that the default loss and metric leave out, as in `torch.nn.functional.cross_entropy`."""
 
 
 class TaskError(ValueError):
@@ -19,20 +25,91 @@ class Samples:
     """Samples in memory.
 
     Attributes:
-        inputs: (N, ...) float tensor, as the network takes it.
-        targets: (N, ...) tensor, as loss and metric take it.
+        inputs: As the network takes them: an (N, ...) tensor, or a nested value of such tensors. A tuple stands for
+            positional and a mapping for keyword arguments, see `diminuendo.engine.tree`.
+        targets: As loss and metric take them: an (N, ...) tensor, or a nested value of such tensors.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
+
+    def __post_init__(self) -> None:
+        """Refuse what is not N samples throughout."""
+        counts = {}
+        for name in ("inputs", "targets"):
+            try:
+                counts[name] = tree.count(getattr(self, name))
+            except ValueError as error:
+                raise TaskError(
+                    f"{name}: {error} (got {type(getattr(self, name)).__name__}); give tensors whose first dimension "
+                    "counts the samples, alone or in tuples, lists, mappings or dataclasses"
+                ) from None
+        if counts["inputs"] != counts["targets"]:
+            raise TaskError(
+                f"targets: {counts['targets']} for {counts['inputs']} inputs (shapes {_shapes(self.targets)} and "
+                f"{_shapes(self.inputs)}); give one target for each sample"
+            )
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.inputs)
+        return tree.count(self.inputs)
 
-    def take(self, index: Tensor) -> Samples:
+    def take(self, index: Tensor | slice) -> Samples:
         """The samples at these indices, in this order."""
-        return Samples(self.inputs[index], self.targets[index])
+        return Samples(tree.take(self.inputs, index), tree.take(self.targets, index))
+
+    def batches(self, size: int) -> Iterator[Samples]:
+        """Batches of at most `size` samples, in order."""
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
+
+    def to(self, device: torch.device | str) -> Samples:
+        """The samples on a device, without the graph that made them."""
+        return Samples(tree.to(tree.detach(self.inputs), device), tree.to(tree.detach(self.targets), device))
+
+
+def _shapes(value: Any) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tree.leaves(value))
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """What is compared with the original's outputs unless a task says otherwise.
+
+    Returns:
+        The outputs themselves when they are a tensor; else their ``logits`` (a key or an attribute); else their first
+        floating-point tensor of two dimensions or more.
+
+    Raises:
+        TaskError: There is none; the message says what the outputs are.
+    """
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    others = (leaf for leaf in tree.leaves(outputs) if leaf.dim() > 1 and leaf.is_floating_point())
+    for value in (outputs, named, *others):
+        if isinstance(value, Tensor) and value.dim() and not value.is_complex():
+            found: Tensor = value
+            return found
+    raise TaskError(
+        f"logits: no (N, C, ...) tensor of real numbers was found in the network's outputs ({_described(outputs)}); "
+        "give Task.logits, a function that takes it from them"
+    )
+
+
+def _described(outputs: Any) -> str:
+    found = f"{type(outputs).__name__}"
+    return f"{found} of shapes {_shapes(outputs)}" if next(tree.leaves(outputs), None) is not None else found
+
+
+def _aligned(logits: Tensor, targets: Any) -> Tensor:
+    """Class indices as `logits` have their rows: (N, T) ones as (N * T,) where those are (N * T, C)."""
+    if not isinstance(targets, Tensor):
+        raise TaskError(
+            f"targets: cross-entropy and top1 take a tensor of class indices, not a {type(targets).__name__}; give "
+            "Task.loss and Task.metric"
+        )
+    if not targets.is_floating_point():
+        targets = targets.to(torch.int64)
+    rows = len(logits)
+    return targets.flatten() if len(targets) != rows and targets.numel() == rows else targets
 
 
 @dataclass(frozen=True)
@@ -41,18 +118,32 @@ class Metric:
 
     Attributes:
         name: What it is called in reports, e.g. ``top1``.
-        score: (outputs, targets) -> (N,) value of each sample, in points (0 to 100 for an accuracy).
+        score: (outputs, targets) -> (N,) value of each sample of a batch, in points (0 to 100 for an accuracy).
+            Outputs are what the network returns in eval mode.
         higher_is_better: Its direction.
     """
 
     name: str
-    score: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Any, Any], Tensor]
     higher_is_better: bool = True
 
 
-def top1_score(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(N, C) logits and (N,) class indices -> (N,) of 100.0 where the largest logit is the target's, else 0."""
-    return (outputs.argmax(dim=1) == targets).to(torch.float64) * 100.0
+def top1_score(logits: Tensor, targets: Tensor) -> Tensor:
+    """How often the largest logit is the target's.
+
+    Args:
+        logits: (N, C), (N, C, ...), or (N * T, C).
+        targets: (N,), (N, ...) or (N, T) class indices; positions of -100 are left out.
+
+    Returns:
+        (N,) of 100.0 or 0.0; where a sample has several positions, 100 times their share.
+    """
+    wanted = _aligned(logits, targets)
+    hits = (logits.argmax(dim=1) == wanted).to(torch.float64) * 100.0
+    if targets.dim() == 1:
+        return hits
+    counted = (wanted != IGNORED).reshape(len(targets), -1)
+    return (hits.reshape(len(targets), -1) * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 TOP1 = Metric("top1", top1_score)
@@ -87,20 +178,37 @@ class Task:
         train: Training samples; fine-tuning and covariances use them.
         evaluation: Samples that the network was not trained on, at least 20; one half steers the search, the
             other is sealed for the certificate.
-        loss: (outputs, targets) -> scalar.
-        metric: What delta is about.
+        loss: (outputs, targets) -> scalar, of what the network returns in training mode. The default, and it alone,
+            is given the logits in place of the outputs.
+        metric: What delta is about. `TOP1`, and it alone, is given the logits in place of the outputs.
         augment: (inputs, generator) -> inputs of a training batch; None: as they are.
         recipe: How candidates are fine-tuned.
         name: For people.
         source: How the network is built again by `load`, e.g. ``zoo:digits``; empty when `load` is to be given it.
+        logits: outputs -> (N, C, ...) the part of them that is held against the original's, by the KL divergence
+            over dimension 1; where C is 1, as in a regression, by the squared difference. A language model says
+            ``lambda outputs: outputs.logits.flatten(0, 1)``, a regression of many values
+            ``lambda outputs: outputs.unsqueeze(1)``.
     """
 
     model: nn.Module
     train: Samples
     evaluation: Samples
-    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy
+    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
     metric: Metric = TOP1
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    augment: Callable[[Any, torch.Generator], Any] | None = None
     recipe: Recipe = Recipe()
     name: str = "task"
     source: str = ""
+    logits: Callable[[Any], Tensor] = logits_of
+
+    def loss_of(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of a batch."""
+        if self.loss is not functional.cross_entropy:
+            return self.loss(outputs, targets)
+        logits = self.logits(outputs)
+        return functional.cross_entropy(logits, _aligned(logits, targets))
+
+    def scored(self, outputs: Any) -> Any:
+        """What the metric is given of the outputs."""
+        return self.logits(outputs) if self.metric.score is top1_score else outputs

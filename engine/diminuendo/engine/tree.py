@@ -1,8 +1,9 @@
 """Nested values of tensors: what networks take and give.
 
 A value is a tensor, or a tuple, list, mapping or dataclass of values; anything else in it is passed through (of several
-batches the first one's). As the inputs of a network a tuple stands for positional arguments, a mapping for keyword arguments, and any other value for
-the one argument. To pass a tuple or a mapping as the one argument, wrap it: ``(mapping,)``.
+batches the first one's). As the inputs of a network a tuple stands for positional arguments, a mapping for keyword
+arguments, and any other value for the one argument. To pass a tuple or a mapping as the one argument, wrap it:
+``(mapping,)``.
 
 Legend: N samples, the first dimension of every tensor.
 """
@@ -116,6 +117,11 @@ def concat(values: Sequence[Any]) -> Any:
 def to(value: Any, device: torch.device | str) -> Any:
     """The value on a device."""
     return combine(lambda tensor: tensor.to(device), value)
+
+
+def detach(value: Any) -> Any:
+    """The value without the graph that made it."""
+    return combine(lambda tensor: tensor.detach(), value)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
