@@ -111,6 +111,11 @@ def test_submit_prints_the_name_and_nothing_else(fake: FakeServer, run: Run) -> 
         (["list", "--output", "yaml"], "'yaml' is not one of 'table', 'json'"),
         (["compress", "zoo:digits", "--delta", "0"], "delta: 0 is not"),
         (["compress", "zoo:digitz"], "source: the zoo has no network 'digitz'; did you mean 'digits'?"),
+        (["compress", "zoo:resnet18"], "`python -m diminuendo.engine.zoo.train resnet18 --data DIR` and give the file"),
+        (["compress", "zoo:resnet18", "--data", "."], "weights: the package has none for zoo:resnet18; train them"),
+        (["compress", "zoo:resnet18", "--weights", "w", "--data", "."], "weights: w is not there; give a safetensors"),
+        (["compress", "zoo:digits", "--data", "."], "data: zoo:digits brings its own data; leave . out"),
+        (["compress", "zoo:vgg19?classes=1"], "classes: '1' of vgg19 is no number of classes; give a whole number"),
         (["compress", "zoo:digits", "--out", "."], "is not an empty folder; give another one, or empty it"),
         (["--bad"], "--bad"),
     ],
@@ -209,7 +214,9 @@ def test_help_lists_every_command_and_imports_none() -> None:
         assert re.search(rf"^  {name} +{re.escape(line)}$", done.stdout, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("name", ["submit", "watch", "get", "list", "cancel", "download", "compress", "version"])
+@pytest.mark.parametrize(
+    "name", ["submit", "watch", "get", "list", "cancel", "download", "compress", "profile", "version"]
+)
 def test_each_command_has_help(run_here: Run, name: str) -> None:
     done = run_here(name, "--help")
     assert done.returncode == 0

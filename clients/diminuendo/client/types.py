@@ -252,7 +252,7 @@ def check_seed(seed: int) -> int:
 
 
 def zoo_name(source: str) -> str:
-    """NAME of ``zoo:NAME``; InvalidArgumentError otherwise."""
+    """What follows ``zoo:``, NAME or NAME?classes=N; InvalidArgumentError otherwise."""
     scheme, colon, name = source.partition(":")
     if scheme != "zoo" or not colon or not name:
         near = f"; did you mean zoo:{source}?" if source and not colon else "; for example zoo:digits"

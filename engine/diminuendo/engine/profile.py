@@ -78,7 +78,9 @@ class Profile:
     uncounted: tuple[str, ...]
 
 
-def profile(model: nn.Module, example: Any, *, time: bool = True, runs: int = 10) -> Profile:
+def profile(
+    model: nn.Module, example: Any, *, time: bool = True, runs: int = 10, threads: int | None = None
+) -> Profile:
     """Profile a network, in eval mode.
 
     What `torch.compile` and DataParallel put around it is left out, of the time as well. Lazy layers that were never
@@ -89,6 +91,7 @@ def profile(model: nn.Module, example: Any, *, time: bool = True, runs: int = 10
         example: Inputs on the model's device as `tree` has them, of which the first sample is used.
         time: Whether to measure the time of a forward.
         runs: Timed forwards, after 5 to warm up.
+        threads: Torch's threads for the timed forwards; None: as many as it has now. Restored afterwards.
     """
     sample = tree.take(example, slice(0, 1))
     model = materialised(unwrapped(model), sample)
@@ -100,7 +103,7 @@ def profile(model: nn.Module, example: Any, *, time: bool = True, runs: int = 10
         macs=sum(counts.macs.values()),
         size_mb=size,
         memory_mb=size + (tree.elements(sample) + counts.elements) * _BYTES / MB,
-        time_ms=time_ms(model, sample, runs=runs) if time else None,
+        time_ms=time_ms(model, sample, runs=runs, threads=threads) if time else None,
         layers=tuple(
             LayerProfile(name, type(module).__name__, own.get(name, 0), counts.macs.get(name, 0), counts.shape(name))
             for name, module in model.named_modules()
@@ -111,34 +114,40 @@ def profile(model: nn.Module, example: Any, *, time: bool = True, runs: int = 10
 
 
 @torch.no_grad()
-def time_ms(model: nn.Module, inputs: Any, *, runs: int = 10) -> float:
+def time_ms(model: nn.Module, inputs: Any, *, runs: int = 10, threads: int | None = None) -> float:
     """Median milliseconds of a forward, after 5 to warm up, synchronised with the device of `inputs`.
 
     Args:
         model: Run in eval mode; its buffers are left as they were.
         inputs: As `tree.call` takes them.
         runs: Timed forwards, at least 1.
+        threads: As in `profile`.
     """
     on_gpu = any(leaf.is_cuda for leaf in tree.leaves(inputs))
     synchronise: Callable[[], None] = torch.cuda.synchronize if on_gpu else _nothing
     taken: list[float] = []
-    with evaluating(model), buffers_kept(model):
-        for turn in range(WARM_UPS + runs):
-            synchronise()
-            start = clock.perf_counter()
-            tree.call(model, inputs)
-            synchronise()
-            if turn >= WARM_UPS:
-                taken.append((clock.perf_counter() - start) * 1e3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with evaluating(model), buffers_kept(model):
+            for turn in range(WARM_UPS + runs):
+                synchronise()
+                start = clock.perf_counter()
+                tree.call(model, inputs)
+                synchronise()
+                if turn >= WARM_UPS:
+                    taken.append((clock.perf_counter() - start) * 1e3)
+    finally:
+        torch.set_num_threads(before)
     return statistics.median(taken)
 
 
-def machine(model: nn.Module, example: Any) -> str:
+def machine(model: nn.Module, example: Any, *, threads: int | None = None) -> str:
     """What the time of a network is measured on: device, threads, batch, dtype, version."""
     leaf = next(tree.leaves(example), None)
     device = torch.cuda.get_device_name(leaf.device) if leaf is not None and leaf.is_cuda else _processor()
     dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), "float32")
-    return f"{device}, {torch.get_num_threads()} thread(s), batch 1, {dtype}, torch {torch.__version__}"
+    return f"{device}, {threads or torch.get_num_threads()} thread(s), batch 1, {dtype}, torch {torch.__version__}"
 
 
 def _processor() -> str:

@@ -46,8 +46,16 @@ async def test_the_server_chooses_an_id(api: Api) -> None:
         ({"delta": -0.5}, "job.spec.delta", "-0.5 is not above 0; give"),
         ({"delta": 100.5}, "job.spec.delta", "100.5 is over 100; give"),
         ({"zoo": "digit"}, "job.spec.zoo", "'digit'; did you mean 'digits'?"),
-        ({"zoo": "vgg19"}, "job.spec.zoo", "known networks: "),
-        ({"zoo": ""}, "job.spec.zoo", "name one of the zoo: digits"),
+        ({"zoo": "x"}, "job.spec.zoo", "known networks: "),
+        ({"zoo": ""}, "job.spec.zoo", "name one whose weights come with the package: digits"),
+        ({"zoo": "digits?classes=5"}, "job.spec.zoo", "'5' does not fit digits, whose data has 10 classes"),
+        (
+            {"zoo": "vgg19?classes=16"},
+            "job.spec.zoo",
+            "'vgg19?classes=16' has no weights and data that come with the package, as digits has; compress it where "
+            "its files are, without a server: diminuendo compress 'zoo:vgg19?classes=16' --weights FILE --data DIR",
+        ),
+        ({"zoo": "resnet18_imagenet"}, "job.spec.zoo", "as digits has; bring network and data as a bundle"),
         ({"seed": -1}, "job.spec.seed", "-1 is negative; give"),
         ({"effort": 9}, "job.spec.effort", "9 is not known here; give one of EFFORT_UNSPECIFIED, EFFORT_QUICK"),
         ({"accept": -1}, "job.spec.accept", "-1 is not known here; give one of"),

@@ -47,6 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": (f"{_OWN}.jobs:cancel", "Ask for a job's end."),
     "download": (f"{_OWN}.jobs:download", "Fetch a job's result and show it."),
     "compress": (f"{_OWN}.compress:compress", "Compress a network here, without a server."),
+    "profile": (f"{_OWN}.profile:profile", "Show what a network costs: params, size, MACs, memory, time."),
     "serve": (f"{_SERVICES}.serve.command:serve", "Run a whole server here: conductor, coordinator, evaluators."),
     "conductor": (f"{_SERVICES}.conductor.command:conductor", "Run a conductor."),
     "coordinator": (f"{_SERVICES}.coordinator.command:coordinator", "Run a coordinator and its evaluators."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -33,6 +34,16 @@ Accept = Annotated[
     typer.Option("--accept", show_default=True, help="What must be inside delta: the drop, or its 95 % upper bound."),
 ]
 Seed = Annotated[int, typer.Option("--seed", show_default=True, help="Seed of every random choice.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="FILE", help="Trained weights of a zoo network (safetensors).", show_default=False
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of train-*.parquet and test-*.parquet.", show_default=False),
+]
 
 SERVER = DEFAULT_TARGET
 

@@ -184,15 +184,27 @@ def _request(project: str, value: str, content: bytes) -> RequestId | None:
     return RequestId(project, value, hashlib.sha256(content).hexdigest()) if value else None
 
 
+def _zoo(problems: Problems, text: str) -> None:
+    """A network of the zoo whose weights and data every evaluator has: those that come with the package."""
+    bundled = ", ".join(entry.name for entry in catalog.CATALOG if entry.bundled)
+    if not text:
+        problems.add("job.spec.zoo", f"'' names no network; name one whose weights come with the package: {bundled}")
+        return
+    try:
+        source = catalog.Source.parse(text)
+    except catalog.UnknownNetworkError as error:
+        problems.add("job.spec.zoo", str(error))
+        return
+    if not source.entry.bundled:
+        here = f"compress it where its files are, without a server: diminuendo compress '{source}' "
+        remedy = f"{here}--weights FILE --data DIR" if source.entry.data else "bring network and data as a bundle"
+        problems.add(
+            "job.spec.zoo", f"{text!r} has no weights and data that come with the package, as {bundled} has; {remedy}"
+        )
+
+
 def _spec(problems: Problems, spec: job_pb2.JobSpec) -> None:
-    known = ", ".join(entry.name for entry in catalog.CATALOG)
-    if not spec.zoo:
-        problems.add("job.spec.zoo", f"'' names no network; name one of the zoo: {known}")
-    else:
-        try:
-            catalog.find(spec.zoo)
-        except catalog.UnknownNetworkError as error:
-            problems.add("job.spec.zoo", str(error))
+    _zoo(problems, spec.zoo)
     _delta(problems, spec.delta)
     if spec.seed < 0:
         problems.add("job.spec.seed", f"{spec.seed} is negative; give a whole number from 0 to {2**63 - 1}")

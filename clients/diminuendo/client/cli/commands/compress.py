@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
-import sys
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from rich.console import Console
 
 from diminuendo.client.cli import options
+from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.report import INTERRUPTED
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
@@ -21,16 +21,22 @@ from diminuendo.client.display.inline import InlineFeed
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View
-from diminuendo.client.errors import DiminuendoError, FolderNotEmptyError, InvalidArgumentError, NotFoundError
+from diminuendo.client.errors import FolderNotEmptyError
 from diminuendo.client.types import JobState, check_delta, check_seed, zoo_name
+
+_ELSEWHERE = "use a server: diminuendo submit"
 
 
 def compress(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="zoo:NAME", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="zoo:NAME, or zoo:NAME?classes=N", show_default=False)
+    ],
     delta: options.Delta = "1.0",
     effort: options.Effort = "normal",
     accept: options.Accept = "estimate",
     seed: options.Seed = 0,
+    weights: options.Weights = None,
+    data: options.Data = None,
     threads: Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")] = 1,
     out: Annotated[
         Path | None,
@@ -40,27 +46,36 @@ def compress(
     """Compress a network here, without a server; ends with the line `result: DIR`."""
     tolerance, name = check_delta(delta), zoo_name(source)
     check_seed(seed)
-    with _mistakes():
-        _engine("zoo.catalog").find(name)
     request = {"effort": effort, "accept": accept, "seed": seed, "threads": threads}
     try:
-        with _result_folder(out, name) as folder:
-            _run(source, tolerance, folder, request)
+        with mistakes():
+            known = engine("zoo.catalog", otherwise=_ELSEWHERE).Source.parse(name)
+            task = _task(known, weights, data)
+        with _result_folder(out, known.text) as folder:
+            _run(str(known), task, tolerance, folder, request)
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(_finish(read_result(folder)))
 
 
-def _run(source: str, delta: float, folder: Path, request: Mapping[str, str | int]) -> None:
+def _task(source: Any, weights: Path | None, data: Path | None) -> Any:
+    """What the engine is to compress: the source by its name, or a task of the user's weights and data."""
+    if source.entry.bundled and weights is None and data is None:
+        return str(source)
+    with Console(stderr=True).status("loading weights and data"):
+        return engine("zoo", otherwise=_ELSEWHERE).task(source.text, weights=weights, data=data)
+
+
+def _run(source: str, task: Any, delta: float, folder: Path, request: Mapping[str, str | int]) -> None:
     """Have the engine do it, and show how it goes."""
     display = open_display(Console(stderr=True), View(source, delta=delta))
-    with display, _mistakes():
+    with display, mistakes():
         feed = InlineFeed(display)
         feed.state(JobState.RUNNING)
         display.say(note="loading the engine")
-        engine = _engine("compression")
-        engine.compress(source, delta, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
+        compression = engine("compression", otherwise=_ELSEWHERE)
+        compression.compress(task, delta, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
         feed.state(JobState.SUCCEEDED)
 
 
@@ -70,37 +85,11 @@ def _finish(result: ResultFolder) -> int:
     return options.SUCCEEDED if result.certificate.inside_delta else options.NOTHING_INSIDE
 
 
-def _engine(module: str) -> Any:
-    """A module of the engine, which the client may not import statically; DiminuendoError when it is not here."""
-    try:
-        return importlib.import_module(f"diminuendo.engine.{module}")
-    except ImportError as error:
-        raise DiminuendoError(
-            f"the engine is not installed ({error}); pip install 'diminuendo[engine]',"
-            " or use a server: diminuendo submit"
-        ) from error
-
-
-@contextlib.contextmanager
-def _mistakes() -> Iterator[None]:
-    """The engine's errors that are a user's mistakes, as the client's own."""
-    unknown = _engine("zoo.catalog").UnknownNetworkError
-    try:
-        yield
-    except unknown as error:
-        raise NotFoundError(f"source: {error}") from error
-    except ValueError as error:
-        task = sys.modules.get("diminuendo.engine.task")
-        if task is None or not isinstance(error, task.TaskError):
-            raise
-        raise InvalidArgumentError(str(error)) from error
-
-
 @contextlib.contextmanager
 def _result_folder(out: Path | None, name: str) -> Iterator[Path]:
     """An empty folder, made now so that a run does not fail at its end; removed again when nothing came."""
     if out is None:
-        out = _free(Path("results") / name)
+        out = _free(Path("results") / re.sub(r"[^\w.-]+", "-", name))
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderNotEmptyError(f"out: {out} is not an empty folder; give another one, or empty it")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
