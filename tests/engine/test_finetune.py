@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diminuendo.engine.finetune import MAX_COPIES, Teacher, distillation, finetune, one_cycle
+from diminuendo.engine.finetune import finetune, one_cycle
 from diminuendo.engine.score import divergence, outputs_of
-from diminuendo.engine.task import Recipe, Samples
+from diminuendo.engine.task import Recipe, Samples, Task, TaskError
+from diminuendo.engine.teacher import MAX_COPIES, Teacher, distillation
 
 RECIPE = Recipe(rate=0.1, batch_size=16, weight_decay=0.0)
 
@@ -23,9 +25,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def problem(seed: int = 0) -> tuple[nn.Module, Samples]:
+def problem(seed: int = 0) -> tuple[nn.Sequential, Samples]:
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    model.eval()
     inputs = torch.randn(96, 6)
     return model, Samples(inputs, model(inputs).argmax(dim=1).detach())
 
@@ -91,7 +94,7 @@ def test_without_room_for_copies_tuning_gives_the_same_weights(monkeypatch: pyte
         return student.state_dict()
 
     kept = student_of()
-    monkeypatch.setattr("diminuendo.engine.finetune.COPIES_BYTES", 0)
+    monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", 0)
     unkept = student_of()
     for name, tensor in kept.items():
         torch.testing.assert_close(tensor, unkept[name])
@@ -111,3 +114,222 @@ def test_the_cycle_rises_and_falls_to_zero() -> None:
     peak = rates.index(max(rates))
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_distillation_is_a_mean_over_positions_in_any_layout() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 3, 5, 4, generator=generator)  # two of (N, T, C)
+    expected = distillation(student.flatten(0, 1), teacher.flatten(0, 1), 4.0)
+    torch.testing.assert_close(distillation(student.transpose(1, 2), teacher.transpose(1, 2), 4.0), expected)
+
+
+def test_distillation_of_one_column_by_hand() -> None:
+    # Variance of 0, 2, 4, 6: 5. Mean square of the differences: 1/2.
+    teacher, student = torch.tensor([0.0, 2.0, 4.0, 6.0]), torch.tensor([1.0, 1.0, 4.0, 6.0])
+    assert float(distillation(student, teacher, 4.0)) == pytest.approx(0.05)
+    assert float(distillation(student.unsqueeze(1), teacher.unsqueeze(1), 4.0)) == pytest.approx(0.05)
+
+
+def test_classes_that_are_ruled_out_leave_the_gradient_finite() -> None:
+    out = -torch.inf
+    student = torch.tensor([[0.5, 0.0, out]], requires_grad=True)
+    value = distillation(student, torch.tensor([[0.0, 0.0, out]]), 2.0)
+    value.backward()  # type: ignore[no-untyped-call]
+    two = distillation(torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 0.0]]), 2.0)
+    torch.testing.assert_close(value.detach(), two)
+    assert student.grad is not None
+    assert bool(torch.isfinite(student.grad).all())
+
+
+class Texts(nn.Module):
+    """A language model of two heads, one unused, with a tied embedding; it returns a record and no tensor."""
+
+    def __init__(self, *, sparse: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4, sparse=sparse)
+        self.body = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.unused = nn.Linear(4, 4)
+        self.register_buffer("shift", torch.ones(4, dtype=torch.int64))
+
+    def forward(self, ids: Tensor, *, mask: Tensor) -> dict[str, Any]:
+        hidden = self.norm(self.body(self.embedding(ids)) + self.shift)
+        hidden = hidden * mask.unsqueeze(-1).to(hidden.dtype)
+        return {"logits": hidden @ self.embedding.weight.T, "words": "some"}
+
+
+def texts(count: int = 24) -> Samples:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 7, (count, 5), generator=generator)
+    mask = (torch.rand(count, 5, generator=generator) > 0.2).to(torch.float32)
+    return Samples({"ids": ids, "mask": mask}, ids.roll(-1, 1))
+
+
+def language_task(model: nn.Module, logits: Callable[[Any], Tensor]) -> Task:
+    return Task(model, texts(), texts(), logits=logits)
+
+
+def tokens(outputs: dict[str, Any]) -> Tensor:
+    """(N * T, V), sample by sample."""
+    return outputs["logits"].flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def classes(outputs: dict[str, Any]) -> Tensor:
+    """(N, V, T)."""
+    return outputs["logits"].transpose(1, 2)  # type: ignore[no-any-return]
+
+
+def token_by_token(outputs: dict[str, Any]) -> Tensor:
+    """(T * N, V), not sample by sample."""
+    return outputs["logits"].transpose(0, 1).flatten(0, 1)  # type: ignore[no-any-return]
+
+
+def language_tuning(logits: Callable[[Any], Tensor], dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model = Texts(**options).to(dtype)
+    task = language_task(model, logits)
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        student.body.weight.mul_(0.5)
+    teacher = Teacher(model, task.train, None, seed=3, logits=logits)
+    recipe = Recipe(rate=0.05, batch_size=8)
+
+    def no_loss(outputs: Any, targets: Tensor) -> Tensor:
+        return torch.zeros(())
+
+    assert not finetune(student, teacher, no_loss, recipe, epochs=8, rate=1.0, seed=1).diverged
+    reference = outputs_of(model, task.train.inputs, part=tokens)
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.body.weight.mul_(0.5)
+    before = divergence(reference, outputs_of(damaged, task.train.inputs, part=tokens))
+    assert divergence(reference, outputs_of(student, task.train.inputs, part=tokens)) < 0.5 * before
+    return student
+
+
+def test_logits_of_any_layout_give_the_same_tuning() -> None:
+    one, two = language_tuning(tokens).state_dict(), language_tuning(classes).state_dict()
+    three = language_tuning(token_by_token).state_dict()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(tensor, three[name], atol=1e-5, rtol=1e-4)
+
+
+def test_kept_logits_are_those_of_the_samples() -> None:
+    model, samples, index = Texts().eval(), texts(), torch.tensor([5, 0, 23])
+    for logits in (tokens, classes):
+        teacher = Teacher(model, samples, None, 0, logits)
+        kept = teacher.epoch(0)[1]
+        assert kept is not None
+        torch.testing.assert_close(teacher.taken(kept, index), teacher.on(samples.take(index).inputs))
+    assert Teacher(model, samples, None, 0, token_by_token).epoch(0)[1] is None
+
+
+def test_logits_that_are_larger_than_the_data_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(Texts().eval(), texts(), None, 0, tokens)
+    monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", 24 * 5 * (8 + 4 + 7 * 4))
+    assert teacher.copies == 1
+    monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", 24 * 5 * (8 + 4 + 7 * 4) - 1)
+    assert teacher.copies == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_other_widths_are_tuned_and_stay_so(dtype: torch.dtype) -> None:
+    student = language_tuning(tokens, dtype)
+    assert all(p.dtype == dtype for p in student.parameters())
+
+
+def test_narrow_weights_take_steps_that_they_could_not_show_by_themselves() -> None:
+    # 1 + 2^-10 rounds to 1 in bfloat16, whose steps there are 2^-7: 16 such steps must add up to 1 + 2^-6.
+    model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    samples = Samples(torch.ones(16, 1, dtype=torch.bfloat16), torch.zeros(16))
+    teacher = Teacher(model, samples, None, 0)
+    recipe = Recipe(rate=2**-10, momentum=0.0, weight_decay=0.0, batch_size=2, ema=0.0)
+
+    def uphill(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -outputs.mean()
+
+    teacher.logits = lambda outputs: torch.zeros(len(outputs))
+    finetune(model, teacher, uphill, recipe, epochs=4, rate=1.0, seed=0)
+    assert float(model.weight.detach()) == 1.0 + 2**-6
+
+
+def test_sparse_gradients_are_taken() -> None:
+    language_tuning(tokens, sparse=True)
+
+
+def test_frozen_weights_and_buffers_stay() -> None:
+    teacher_model, samples = problem()
+    student = copy.deepcopy(teacher_model)
+    student[0].requires_grad_(False)
+    before = copy.deepcopy(student.state_dict())
+    teacher = Teacher(teacher_model, samples, None, 0)
+    finetune(student, teacher, functional.cross_entropy, RECIPE, epochs=1, rate=1.0, seed=0)
+    now = student.state_dict()
+    assert torch.equal(before["0.weight"], now["0.weight"])
+    assert not torch.equal(before["3.weight"], now["3.weight"])
+    frozen = copy.deepcopy(teacher_model).requires_grad_(False)
+    assert finetune(frozen, teacher, functional.cross_entropy, RECIPE, epochs=1, rate=1.0, seed=0).samples == 0
+
+
+def test_dropout_follows_the_seed_and_leaves_the_global_one_alone() -> None:
+    teacher_model, samples = problem()
+    teacher = Teacher(teacher_model, samples, None, 0)
+
+    def tune(seed: int) -> dict[str, Tensor]:
+        student = nn.Sequential(nn.Dropout(0.5), *copy.deepcopy(teacher_model))
+        torch.manual_seed(seed)
+        state = torch.random.get_rng_state()
+        finetune(student, teacher, functional.cross_entropy, RECIPE, epochs=1, rate=1.0, seed=4)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return student.state_dict()
+
+    one, again = tune(seed=1), tune(seed=2)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+
+
+def test_augmentation_that_loses_samples_is_named() -> None:
+    model, samples = problem()
+    with pytest.raises(TaskError, match=r"^augment: 95 inputs came back for 96"):
+        Teacher(model, samples, lambda inputs, generator: inputs[1:], 0).epoch(0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda outputs, targets: outputs.sum(dim=1), r"^loss: it returned shape \(16,\); return one number"),
+        (lambda outputs, targets: 3.0, r"^loss: it returned a float; return one number"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_named(loss: Callable[[Any, Any], Tensor], message: str) -> None:
+    model, samples = problem()
+    with pytest.raises(TaskError, match=message):
+        finetune(model, Teacher(copy.deepcopy(model), samples, None, 0), loss, RECIPE, epochs=1, rate=1.0, seed=0)
+
+
+def test_a_loss_that_no_weight_bears_on_is_named() -> None:
+    model, samples = problem()
+    teacher = Teacher(copy.deepcopy(model), samples, None, 0, logits=lambda outputs: outputs.detach())
+    with pytest.raises(TaskError, match=r"^loss: no weight that is trained"):
+        finetune(model, teacher, lambda o, t: torch.zeros(()), RECIPE, epochs=1, rate=1.0, seed=0)
+
+
+class Auxiliary(nn.Module):
+    """Gives more logits in training mode than in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return torch.cat([y, y], dim=1) if self.training else y
+
+
+def test_logits_that_change_their_shape_in_training_are_named() -> None:
+    samples, model = problem()[1], Auxiliary()
+    teacher = Teacher(copy.deepcopy(model), samples, None, 0)
+    with pytest.raises(TaskError, match=r"^logits: shape \(16, 6\) where .* \(16, 3\)"):
+        finetune(model, teacher, functional.cross_entropy, RECIPE, epochs=1, rate=1.0, seed=0)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from diminuendo.engine.score import divergence, outputs_of, scores_of, verdict
+from diminuendo.engine.score import NotFiniteError, divergence, outputs_of, scores_of, verdict
 from diminuendo.engine.task import TOP1, Metric, TaskError
 
 
@@ -21,6 +22,43 @@ def test_divergence_of_two_classes_by_hand() -> None:
     assert divergence(p, q) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-7)
     assert divergence(p, p) == 0.0
     assert math.isnan(divergence(p, torch.full((1, 2), math.nan)))
+
+
+def test_divergence_is_a_mean_over_positions_too() -> None:
+    # One position of each kind: KL 0 and the one above.
+    p = torch.stack([torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)], dim=2)
+    q = torch.zeros(1, 2, 2)
+    assert divergence(p, q) == pytest.approx((0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2, abs=1e-7)
+
+
+def test_classes_that_are_ruled_out_do_not_count() -> None:
+    out = -math.inf
+    p, q = torch.tensor([[math.log(3.0), 0.0, out]]), torch.tensor([[0.0, 0.0, out]])
+    assert divergence(p, q) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-7)
+    assert math.isnan(divergence(q, torch.tensor([[0.0, out, out]])))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 1, 2)])
+def test_one_column_diverges_by_its_squared_difference(shape: tuple[int, ...]) -> None:
+    # Variance of 0, 2, 4, 6: 5. Differences 1, 1, 0, 0: mean square 1/2. Half of 1/2 / 5.
+    p = torch.tensor([0.0, 2.0, 4.0, 6.0]).reshape(shape)
+    q = torch.tensor([1.0, 1.0, 4.0, 6.0]).reshape(shape)
+    assert divergence(p, q) == pytest.approx(0.05, abs=1e-12)
+    assert divergence(torch.ones(shape), torch.ones(shape) * 3) == 2.0  # no variance counts as 1
+
+
+def test_numbers_of_any_kind_diverge_finitely() -> None:
+    whole = torch.tensor([[3, 0], [1, 2]])
+    assert divergence(whole, whole) == 0.0
+    assert divergence(whole, whole.flip(1)) > 0.0
+    assert divergence(whole == 0, whole == 3) > 0.0
+    narrow = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    assert 0.0 < divergence(narrow, narrow.roll(1, 0)) < 10.0
+
+
+def test_logits_of_other_shapes_are_not_compared() -> None:
+    with pytest.raises(TaskError, match=r"^logits: shape \(1, 2\) where the original network has \(3, 2\)"):
+        divergence(torch.zeros(3, 2), torch.zeros(1, 2))
 
 
 def test_verdict_is_the_agresti_min_interval() -> None:
@@ -54,14 +92,53 @@ def test_a_metric_of_another_shape_is_named() -> None:
     mean = Metric("mean", lambda outputs, targets: outputs.mean())
     with pytest.raises(TaskError, match="'mean' returned shape"):
         scores_of(mean, torch.zeros(4, 2), torch.zeros(4))
+    number = Metric("number", lambda outputs, targets: 3.0)  # type: ignore[arg-type, return-value]
+    with pytest.raises(TaskError, match="'number' returned a float for 4 samples"):
+        scores_of(number, torch.zeros(4, 2), torch.zeros(4))
     broken = Metric("broken", lambda outputs, targets: outputs[:, 0] * math.nan)
-    with pytest.raises(TaskError, match="not finite"):
+    with pytest.raises(NotFiniteError, match="not finite"):
         scores_of(broken, torch.zeros(4, 2), torch.zeros(4))
 
 
-def test_outputs_are_of_eval_mode_and_the_mode_comes_back() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9))
+def test_outputs_are_of_eval_mode_and_every_mode_comes_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.9), nn.BatchNorm1d(3).eval())
     inputs = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
     outputs = outputs_of(model, inputs, batch_size=4)
-    assert model.training
-    torch.testing.assert_close(outputs, model[0](inputs).detach())
+    assert [module.training for module in model] == [True, True, False]
+    torch.testing.assert_close(outputs, model[2](model[0](inputs)).detach())
+    assert not outputs.requires_grad
+    assert not outputs.is_inference()
+
+
+class Many(nn.Module):
+    """Takes two inputs and gives a record with a tensor, a tuple and words; remembers a tensor of its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.seen = torch.zeros(())
+
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Any]:
+        self.seen = a.sum()
+        return {"logits": self.scale * a, "parts": (b, "words"), "none": None}
+
+
+def test_outputs_of_any_kind_are_put_together() -> None:
+    a, b = torch.arange(10.0).reshape(5, 2), torch.arange(5)
+    model = Many()
+    found = outputs_of(model, (a, b), batch_size=2)
+    assert torch.equal(found["logits"], 2 * a)
+    assert torch.equal(found["parts"][0], b)
+    assert (found["parts"][1], found["none"]) == ("words", None)
+    assert torch.equal(outputs_of(model, {"b": b, "a": a}, part=lambda o: o["logits"]), 2 * a)
+    (model.seen * model.scale).backward()  # type: ignore[no-untyped-call] # kept tensors can be trained with
+
+
+class LastState(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x.T  # (N, C) and (C, N), as the last states of an nn.LSTM
+
+
+def test_outputs_whose_other_parts_have_no_sample_dimension_first_are_left_out() -> None:
+    x = torch.arange(6.0).reshape(3, 2)
+    assert torch.equal(outputs_of(LastState(), x, batch_size=2, part=lambda outputs: outputs[0]), x)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from diminuendo.engine.score import outputs_of
-from diminuendo.engine.task import Recipe, Samples
-
-MAX_COPIES = 16
-COPIES_BYTES = 256 * 2**20
-"""Most augmented copies of the training data that are kept with the original's outputs, and most memory for them."""
+from diminuendo.engine import tree
+from diminuendo.engine.score import check_shapes
+from diminuendo.engine.task import Recipe, TaskError
+from diminuendo.engine.teacher import Teacher, distillation
 
 WARM = 0.15
 """Share of the cycle in which the rate rises."""
@@ -23,49 +21,7 @@ WARM = 0.15
 AVERAGED = 0.1
 """Share of a short tuning that the moving average of the weights looks back over."""
 
-
-@dataclass
-class Teacher:
-    """The original's outputs on training batches, computed once for each augmented copy of the data.
-
-    Augmentation draws from a generator keyed by the copy, so that every process has the same copies. Data too large
-    for copies is augmented batch by batch.
-
-    Attributes:
-        model: The original network.
-        train: Training samples.
-        augment: (inputs, generator) -> inputs; None: one copy, as it is.
-        seed: Of the copies.
-    """
-
-    model: nn.Module
-    train: Samples
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None
-    seed: int
-    _copies: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-
-    @property
-    def copies(self) -> int:
-        """How many copies are kept; 0 when the data is too large for even one."""
-        each = self.train.inputs.element_size() * self.train.inputs.numel()
-        fitting = COPIES_BYTES // max(1, each)
-        return min(fitting, 1 if self.augment is None else MAX_COPIES)
-
-    def epoch(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Inputs of a whole epoch, and the original's outputs on them when they are kept."""
-        if self.copies == 0:
-            return self._augmented(number), None
-        copy = number % self.copies
-        if copy not in self._copies:
-            inputs = self._augmented(copy)
-            self._copies[copy] = (inputs, outputs_of(self.model, inputs))
-        return self._copies[copy]
-
-    def _augmented(self, copy: int) -> Tensor:
-        if self.augment is None:
-            return self.train.inputs
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + copy) % 2**63)
-        return self.augment(self.train.inputs, generator)
+_NARROW = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +44,65 @@ def one_cycle(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (progress - WARM) / (1.0 - WARM)))
 
 
-def distillation(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """tau^2 KL(teacher || student) of the softmax at temperature tau over dimension 1 (Hinton et al. 2015)."""
-    log_student = functional.log_softmax(student / tau, dim=1)
-    log_teacher = functional.log_softmax(teacher / tau, dim=1)
-    return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * tau**2
+class _Descent:
+    """Nesterov SGD on a network's trainable weights, and their moving average.
+
+    Weights narrower than float32 are stepped on and averaged in float32, in which a small step is not rounded away.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
+        self._clip = recipe.clip
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._wide = [nn.Parameter(p.detach().float()) if p.dtype in _NARROW else p for p in self._parameters]
+        self._optimizer = torch.optim.SGD(
+            self._wide,
+            lr=recipe.rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.momentum > 0,
+            foreach=True,
+        )
+        self._average = [p.detach().clone() for p in self._wide]
+        self._decay = min(recipe.ema, max(0.0, 1.0 - 1.0 / max(1.0, AVERAGED * steps)))
+
+    def step(self, loss: Tensor, rate: float) -> None:
+        """One step down the gradient of a loss."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        for parameter in self._parameters:
+            parameter.grad = None
+        if not loss.requires_grad:
+            raise TaskError("loss: no weight that is trained bears on it or on the logits; compute it from the outputs")
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter, wide in zip(self._parameters, self._wide, strict=True):
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+            if wide is not parameter:
+                wide.grad = None if parameter.grad is None else parameter.grad.float()
+        torch.nn.utils.clip_grad_norm_(self._wide, self._clip, foreach=True)
+        self._optimizer.step()
+        wide_values = [p.detach() for p in self._wide]
+        self._write(wide_values)
+        torch._foreach_lerp_(self._average, wide_values, 1.0 - self._decay)
+
+    def finish(self) -> bool:
+        """Leave the averages in the network; whether they are finite."""
+        with torch.no_grad():
+            torch._foreach_copy_([p.detach() for p in self._wide], self._average)
+        self._write(self._average)
+        return all(bool(torch.isfinite(p).all()) for p in self._parameters)
+
+    def _write(self, values: list[Tensor]) -> None:
+        """Round values into the narrow weights."""
+        for parameter, wide, value in zip(self._parameters, self._wide, values, strict=True):
+            if wide is not parameter:
+                parameter.detach().copy_(value)
 
 
 def finetune(
     model: nn.Module,
     teacher: Teacher,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Any, Any], Tensor],
     recipe: Recipe,
     *,
     epochs: int,
@@ -111,51 +115,58 @@ def finetune(
     none of their own.
 
     Args:
+        loss: (outputs, targets) -> scalar, as `Task.loss_of`.
         rate: Peak learning rate, relative to the recipe's.
-        seed: Of the order of samples and the choice of augmented copies.
+        seed: Of the order of samples, the choice of augmented copies, and dropout. The global random state is left
+            as it was.
+
+    Raises:
+        TaskError: The loss is no scalar, nothing that can be trained bears on it, or the logits have another shape
+            than the original's.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     total = epochs * math.ceil(len(teacher.train) / recipe.batch_size)
-    if total == 0 or not parameters:
+    if total == 0 or not any(p.requires_grad for p in model.parameters()):
         return Tuning(0, diverged=False)
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=recipe.rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-        foreach=True,
-    )
-    average = [p.detach().clone() for p in parameters]
-    decay = min(recipe.ema, max(0.0, 1.0 - 1.0 / max(1.0, AVERAGED * total)))
     generator = torch.Generator().manual_seed(seed)
     offset = int(torch.randint(0, 2**31 - 1, (), generator=generator))
-    model.train()
-    step = 0
-    for epoch in range(epochs):
-        inputs, reference = teacher.epoch(offset + epoch)
-        order = torch.randperm(len(inputs), generator=generator)
-        losses = torch.zeros((), dtype=torch.float64, device=inputs.device)
-        for index in torch.split(order, recipe.batch_size):
-            if len(index) == 1 and len(inputs) > 1:
-                continue  # one sample has no variance for BatchNorm
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate * rate * one_cycle(step / total)
-            batch = inputs[index]
-            target_outputs = outputs_of(teacher.model, batch) if reference is None else reference[index]
-            outputs = model(batch)
-            value = loss(outputs, teacher.train.targets[index]) + distillation(outputs, target_outputs, recipe.tau)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip, foreach=True)
-            optimizer.step()
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1.0 - decay)
-            losses += value.detach()
-            step += 1
-        if not math.isfinite(float(losses)):
-            return Tuning(step * recipe.batch_size, diverged=True)
-    with torch.no_grad():
-        torch._foreach_copy_([p.detach() for p in parameters], average)
+    devices = sorted({p.get_device() for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        descent = _Descent(model, recipe, total)
+        model.train()
+        step = 0
+        for epoch in range(epochs):
+            inputs, reference = teacher.epoch(offset + epoch)
+            order = torch.randperm(len(teacher.train), generator=generator)
+            losses = torch.zeros((), dtype=torch.float64)
+            for index in torch.split(order, recipe.batch_size):
+                if len(index) == 1 and len(order) > 1:
+                    continue  # one sample has no variance for BatchNorm
+                batch = tree.take(inputs, index)
+                wanted = teacher.on(batch) if reference is None else teacher.taken(reference, index)
+                outputs = tree.call(model, batch)
+                value = _owners(loss, outputs, tree.take(teacher.train.targets, index))
+                value = value + _towards(wanted, teacher.logits(outputs), recipe.tau)
+                descent.step(value, recipe.rate * rate * one_cycle(step / total))
+                losses = value.detach() + losses.to(value.device)
+                step += 1
+            if not math.isfinite(float(losses)):
+                return Tuning(step * recipe.batch_size, diverged=True)
+    finite = descent.finish()
     model.eval()
-    finite = all(bool(torch.isfinite(p).all()) for p in parameters)
     return Tuning(epochs * len(teacher.train), diverged=not finite)
+
+
+def _owners(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> Tensor:
+    """The owner's loss of a batch."""
+    value = loss(outputs, targets)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise TaskError(f"loss: it returned {found}; return one number, as a tensor")
+    return value.reshape(())
+
+
+def _towards(wanted: Tensor, logits: Tensor, tau: float) -> Tensor:
+    """The distillation of a batch."""
+    check_shapes(wanted, logits)
+    return distillation(logits, wanted, tau)

@@ -6,11 +6,15 @@ Legend: N samples, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diminuendo.engine import tree
+from diminuendo.engine.modules import evaluating
 from diminuendo.engine.search.work import Verdict
 from diminuendo.engine.task import Metric, TaskError
 
@@ -18,52 +22,103 @@ Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
-@torch.inference_mode()
-def outputs_of(model: nn.Module, inputs: Tensor, *, batch_size: int = 256) -> Tensor:
-    """Outputs of a network in eval mode, batch by batch; its mode is restored.
+class NotFiniteError(TaskError):
+    """Raised for outputs or scores that are not finite.
+
+    Data or the owner's code is to blame where the original network gives them, else the candidate that does.
+    """
+
+
+def outputs_of(
+    model: nn.Module, inputs: Any, *, batch_size: int = 256, part: Callable[[Any], Any] = lambda outputs: outputs
+) -> Any:
+    """Outputs of a network in eval mode, batch by batch; every module's mode is restored.
 
     Args:
-        model: Takes a batch and returns (N, ...) outputs.
-        inputs: (N, ...) samples.
+        model: Takes a batch of inputs, see `diminuendo.engine.tree.call`.
+        inputs: (N, ...) samples, or a nested value of them.
+        batch_size: At most so many samples in a batch.
+        part: outputs -> what of a batch's outputs is kept.
 
     Returns:
-        (N, ...) outputs, as an ordinary tensor without gradient.
+        What is kept of all batches: a nested value of (N, ...) tensors without gradient.
     """
-    training = model.training
-    model.eval()
-    try:
-        parts = [model(batch) for batch in torch.split(inputs, batch_size)]
-    finally:
-        model.train(training)
-    return torch.cat(parts).clone()
+    # Not in inference mode: what a network keeps of its forward could not be trained with afterwards.
+    with evaluating(model), torch.no_grad():
+        return tree.concat([part(tree.call(model, batch)) for batch in tree.batches(inputs, batch_size)])
 
 
-def scores_of(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
+def scores_of(metric: Metric, outputs: Any, targets: Any) -> Tensor:
     """(N,) float64 value of each sample.
 
     Raises:
-        TaskError: The metric returned another shape or a value that is not finite.
+        TaskError: The metric returned something else than a value of each sample.
+        NotFiniteError: One of them is not finite.
     """
-    scores = metric.score(outputs, targets).to(torch.float64)
-    if scores.shape != (len(outputs),):
+    scores, count = metric.score(outputs, targets), tree.count(targets)
+    if not isinstance(scores, Tensor) or scores.shape != (count,):
+        found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise TaskError(
-            f"metric {metric.name!r} returned shape {tuple(scores.shape)} for {len(outputs)} samples; "
-            f"return one value for each sample, shape ({len(outputs)},)"
+            f"metric {metric.name!r} returned {found} for {count} samples; "
+            f"return one value for each sample, shape ({count},)"
         )
+    scores = scores.to(torch.float64)
     if not bool(torch.isfinite(scores).all()):
-        raise TaskError(f"metric {metric.name!r} returned a value that is not finite; check it on a single batch")
+        raise NotFiniteError(f"metric {metric.name!r} returned a value that is not finite; check it on a single batch")
     return scores
 
 
-def divergence(reference: Tensor, outputs: Tensor) -> float:
-    """KL(reference || outputs) of the softmax over dimension 1, in nats, mean over samples and positions.
+def rows_of(logits: Tensor) -> Tensor:
+    """(N, C, ...) logits of any kind of number as (N * positions, C) floating-point ones; (N,) has C = 1."""
+    if not logits.is_floating_point():
+        logits = logits.to(torch.float32)
+    return logits.unsqueeze(1) if logits.dim() < 2 else logits.movedim(1, -1).flatten(0, -2)
 
-    Not finite when an output is not.
+
+def variance(values: Tensor) -> Tensor:
+    """Over all elements, as a divisor: 1 where there is none."""
+    found = values.var(correction=0)
+    return torch.where(found > 0, found, torch.ones_like(found))
+
+
+def divergence(reference: Tensor, outputs: Tensor) -> float:
+    """KL(reference || outputs) in nats, mean over samples and positions: of the softmax over dimension 1.
+
+    One column has no softmax: its values are taken for the means of normal distributions with the variance of the
+    reference's, whose divergence is half the squared difference in units of that.
+
+    Args:
+        reference: (N, C, ...), or (N,), of any kind of number.
+        outputs: Of the same shape.
+
+    Returns:
+        At least 0; NaN when an output is not finite.
+
+    Raises:
+        TaskError: The shapes differ.
     """
-    log_p = functional.log_softmax(reference.to(torch.float64), dim=1)
-    log_q = functional.log_softmax(outputs.to(torch.float64), dim=1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    check_shapes(reference, outputs)
+    p, q = rows_of(reference).to(torch.float64), rows_of(outputs).to(torch.float64)
+    if p.shape[1] == 1:
+        kl = (q - p).square().mean() / (2 * variance(p))
+    else:
+        log_p, log_q = functional.log_softmax(p, dim=1), functional.log_softmax(q, dim=1)
+        terms = torch.where(log_p == -math.inf, 0.0, log_p.exp() * (log_p - log_q))  # a class that is ruled out
+        kl = terms.sum(dim=1).mean()
     return max(0.0, float(kl)) if math.isfinite(float(kl)) else float("nan")
+
+
+def check_shapes(reference: Tensor, outputs: Tensor) -> None:
+    """Refuse logits that cannot be compared.
+
+    Raises:
+        TaskError: Says both shapes.
+    """
+    if reference.shape != outputs.shape:
+        raise TaskError(
+            f"logits: shape {tuple(outputs.shape)} where the original network has {tuple(reference.shape)}; give "
+            "Task.logits so that the same inputs give the same shape, in training mode too"
+        )
 
 
 def verdict(metric: Metric, original: Tensor, candidate: Tensor) -> Verdict:

@@ -86,8 +86,7 @@ def logits_of(outputs: Any) -> Tensor:
     others = (leaf for leaf in tree.leaves(outputs) if leaf.dim() > 1 and leaf.is_floating_point())
     for value in (outputs, named, *others):
         if isinstance(value, Tensor) and value.dim() and not value.is_complex():
-            found: Tensor = value
-            return found
+            return value
     raise TaskError(
         f"logits: no (N, C, ...) tensor of real numbers was found in the network's outputs ({_described(outputs)}); "
         "give Task.logits, a function that takes it from them"
@@ -106,10 +105,9 @@ def _aligned(logits: Tensor, targets: Any) -> Tensor:
             f"targets: cross-entropy and top1 take a tensor of class indices, not a {type(targets).__name__}; give "
             "Task.loss and Task.metric"
         )
-    if not targets.is_floating_point():
-        targets = targets.to(torch.int64)
+    indices = targets if targets.is_floating_point() else targets.to(torch.int64)
     rows = len(logits)
-    return targets.flatten() if len(targets) != rows and targets.numel() == rows else targets
+    return indices.flatten() if len(indices) != rows and indices.numel() == rows else indices
 
 
 @dataclass(frozen=True)

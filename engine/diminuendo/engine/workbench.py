@@ -16,12 +16,12 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from diminuendo.engine import zoo
-from diminuendo.engine.finetune import Teacher
 from diminuendo.engine.score import outputs_of, scores_of
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.survey.discover import Discovery, discover
 from diminuendo.engine.task import Samples, Task, TaskError
+from diminuendo.engine.teacher import Teacher
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
