@@ -89,11 +89,14 @@ def test_an_empty_plan_is_a_copy() -> None:
     [
         ({"conv9": Choice("svd", (1,))}, "the network has no layer 'conv9'"),
         ({"conv9": DENSE}, "the network has no layer 'conv9'"),
-        ({"conv1": Choice("cpd", (1,))}, "unknown format 'cpd'; known: dense, svd, tucker2"),
+        ({"conv1": Choice("cpd", (1,))}, "unknown format 'cpd'; known: dense, svd, svd_input, spatial, tucker2"),
         ({"conv1": Choice("svd", (9,))}, r"layer 'conv1': svd rank 9 of \[9\] is out of range; legal: 1\.\.8"),
         ({"conv1": Choice("tucker2", (2, 0))}, r"'conv1': tucker2 rank 0 of \[2, 0\] .* legal: 1\.\.2 x 1\.\.8"),
         ({"conv1": Choice("tucker2", (2,))}, r"'conv1': tucker2 takes 2 rank\(s\), got \[2\]"),
-        ({"mix": Choice("tucker2", (2, 2))}, "'mix': tucker2 has no form of a conv2d with kernel 1x1"),
+        (
+            {"mix": Choice("tucker2", (2, 2))},
+            "'mix': tucker2 has no form of a conv layer with kernel 1x1; legal: dense, svd",
+        ),
         ({"bn1": Choice("svd", (2,))}, "'bn1': a BatchNorm2d has no form but dense"),
         ({"conv1": Choice("dense", (2,))}, r"'conv1': dense takes no ranks, got \[2\]"),
     ],
@@ -103,16 +106,19 @@ def test_plans_that_do_not_fit_are_named(plan: dict[str, Choice], message: str) 
         build(small(), Plan.of(plan))
 
 
-def test_grouped_convolutions_have_no_form() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(PlanError, match=r"layer '0': formats need groups=1 .* it has groups=2"):
-        build(model, Plan.of({"0": Choice("svd", (1,))}))
+def test_grouped_convolutions_have_some_of_the_forms() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
+    build(model, Plan.of({"0": Choice("svd", (4,))}))
+    with pytest.raises(PlanError, match=r"layer '0': svd rank 5 of \[5\] is out of range; legal: 1\.\.4"):
+        build(model, Plan.of({"0": Choice("svd", (5,))}))
+    with pytest.raises(PlanError, match="layer '0': tucker2 has no form of a conv layer with kernel 3x3 and 2 groups"):
+        build(model, Plan.of({"0": Choice("tucker2", (1, 1))}))
 
 
 def test_missing_factors_are_named(made: dict[str, dict[str, dict[str, Tensor]]]) -> None:
     few = {layer: value for layer, value in chosen(made, PLAN).items() if layer != "mix"}
     with pytest.raises(PlanError, match=r"layer 'mix': the plan chooses svd\(5\), but there are no factors of it"):
-        load_factors(build(small(), PLAN), PLAN, few)
+        load_factors(build(small(), PLAN), small(), PLAN, few)
 
 
 def tuned(model: nn.Module) -> dict[str, Tensor]:
@@ -135,6 +141,7 @@ def test_warm_start_keeps_resizes_and_replaces(made: dict[str, dict[str, dict[st
     assert torch.equal(state["bn1.weight"], parent["bn1.weight"])
     assert torch.equal(state["mix.weight"], model.mix.weight)  # was factored: the original weight
     grown = get("tucker2").resize(
+        model.conv2,
         {key.removeprefix("conv2."): value for key, value in parent.items() if key.startswith("conv2.")},
         (6, 9),
         made["conv2"]["tucker2"],

@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from diminuendo.engine.formats import FORMATS, Moments, Sides
+from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.plan import LayerSpec
 
 
@@ -22,7 +23,7 @@ def factor(
         moments: Of this layer, as `moments.collect` took them.
         formats: Names of the formats to consider; None: all.
     """
-    sides = Sides.of(model.get_submodule(spec.name), moments, spec)
+    sides = Sides.of(unwrapped(model).get_submodule(spec.name), moments, spec)
     return {
         name: form.factor(sides)
         for name, form in FORMATS.items()

@@ -13,16 +13,32 @@ import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
+from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.formats import layers
 from diminuendo.engine.formats.moments import Moments, needs
-from diminuendo.engine.modules import evaluating
+from diminuendo.engine.modules import evaluating, unwrapped
 from diminuendo.engine.plan import LayerSpec
 from diminuendo.engine.survey.observe import only_input
 from diminuendo.engine.task import TaskError
 
+_BLOCK_ROWS = 2048
 _SEPARATOR = "|"
 _COUNTS = "counts"
 _FIELDS = ("output_mean", "output_covariance", "input_mean", "input_covariance", "input_lags")
+
+
+def _summed_product(here: Tensor, there: Tensor) -> Tensor:
+    """(B, n, C) twice -> (C, C) float64: products of blocks of rows in their own precision, summed in float64."""
+    batch, count, channels = here.shape
+    if count < min(channels, _BLOCK_ROWS):  # many small products would take more memory than the values
+        rows = batch * count
+        size = min(_BLOCK_ROWS, max(1, rows))
+        whole = rows // size * size
+        first, second = here.reshape(rows, channels), there.reshape(rows, channels)
+        rest = (first[whole:].mT @ second[whole:]).to(torch.float64)
+        here, there = first[:whole].reshape(-1, size, channels), second[:whole].reshape(-1, size, channels)
+        return (here.mT @ there).sum(dim=0, dtype=torch.float64) + rest
+    return (here.mT @ there).sum(dim=0, dtype=torch.float64)
 
 
 class _Gram:
@@ -32,38 +48,36 @@ class _Gram:
 
     Attributes:
         lags: Distances along the first spatial axis, at which covariances are taken: 0, then others.
+        count: Rows taken in.
     """
 
     def __init__(self, groups: int, lags: Sequence[int], *, squares: bool) -> None:
         self.lags = lags
         self.count = 0
         self._groups = groups
+        self._squares = squares
         self._centre = torch.empty(0)
         self._sum = torch.empty(0)
-        self._squares: list[Tensor] | None = [] if squares else None
+        self._pairs: list[_Pairs] = []
 
     def add(self, values: Tensor) -> bool:
-        """Take in (B, P, R, C) of any floating-point type, P along the first axis; False when it is not finite."""
+        """Take in (B, P, R, C), not empty, of any floating-point type, P along the first axis; False if not finite."""
         values = values.detach().to(torch.float64)
         rows = values.flatten(0, 2)
         if self.count == 0:
-            self._centre = rows.mean(dim=0)
-            self._sum = torch.zeros_like(self._centre)
-            width = len(self._centre) // self._groups
-            if self._squares is not None:
-                self._squares = [self._sum.new_zeros(self._groups, width, width) for _ in self.lags]
+            self._start(rows)
         values = values - self._centre
         self.count += len(rows)
-        self._sum += values.sum(dim=(0, 1, 2))
-        for lag, squares in zip(self.lags, self._squares or (), strict=bool(self._squares)):
-            here, there = (values, values) if lag == 0 else (values[:, :-lag], values[:, lag:])
-            squares += self._grouped(here).mT @ self._grouped(there)
+        total = values.sum(dim=(0, 1, 2))
+        self._sum += total
+        for lag, pairs in zip(self.lags, self._pairs, strict=self._squares):
+            pairs.add(values, total, lag)
         return bool(torch.isfinite(self._sum).all())
 
-    def _grouped(self, values: Tensor) -> Tensor:
-        """(B, P, R, C) -> (G, B P R, C / G)."""
-        rows = values.flatten(0, 2)
-        return rows.unsqueeze(0) if self._groups == 1 else rows.reshape(len(rows), self._groups, -1).movedim(1, 0)
+    def _start(self, rows: Tensor) -> None:
+        self._centre = rows.mean(dim=0)
+        self._sum = torch.zeros_like(self._centre)
+        self._pairs = [_Pairs(self._groups, self._centre) for _ in self.lags if self._squares]
 
     @property
     def mean(self) -> Tensor:
@@ -72,11 +86,10 @@ class _Gram:
 
     def covariances(self) -> list[Tensor] | None:
         """For each lag (C, C), or (G, C / G, C / G), divided by the count; None when they were not taken."""
-        if self._squares is None:
+        if not self._squares:
             return None
         shift = layers.by_group(self._sum / self.count, self._groups)
-        outer = shift.unsqueeze(2) * shift.unsqueeze(1)
-        found = [squares / self.count - outer for squares in self._squares]
+        found = [pairs.about(shift) / self.count for pairs in self._pairs]
         found[0] = (found[0] + found[0].mT) / 2
         return [self._shaped(each) for each in found]
 
@@ -84,12 +97,41 @@ class _Gram:
         return grouped if self._groups > 1 else grouped[0]
 
 
+class _Pairs:
+    """Products of rows with the rows a lag further on, group by group, and what it takes to move their origin."""
+
+    def __init__(self, groups: int, like: Tensor) -> None:
+        width = len(like) // groups
+        self._squares = like.new_zeros(groups, width, width)
+        self._here = like.new_zeros(groups, width)
+        self._there = like.new_zeros(groups, width)
+        self._count = 0
+
+    def add(self, values: Tensor, total: Tensor, lag: int) -> None:
+        """Take in (B, P, R, C) with its sum (C,) over rows."""
+        size = values.shape[1]
+        here, there = self._grouped(values[:, : max(size - lag, 0)]), self._grouped(values[:, lag:])
+        self._squares += here.mT @ there
+        self._here += (total - values[:, max(size - lag, 0) :].sum(dim=(0, 1, 2))).view_as(self._here)
+        self._there += (total - values[:, :lag].sum(dim=(0, 1, 2))).view_as(self._there)
+        self._count += here.shape[1]
+
+    def _grouped(self, values: Tensor) -> Tensor:
+        """(B, P, R, C) -> (G, B P R, C / G)."""
+        return values.reshape(-1, *self._here.shape).movedim(1, 0)
+
+    def about(self, origin: Tensor) -> Tensor:
+        """(G, C / G, C / G) sum of the products of rows less an origin (G, C / G)."""
+        crossed = self._here.unsqueeze(2) * origin.unsqueeze(1) + origin.unsqueeze(2) * self._there.unsqueeze(1)
+        return self._squares - crossed + self._count * origin.unsqueeze(2) * origin.unsqueeze(1)
+
+
 def collect(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any, batch_size: int = 250) -> dict[str, Moments]:
     """Moments of the layers' outputs (without bias) and input channels, over samples and positions.
 
     Args:
-        model: Run in eval mode, left as it was.
-        specs: Layers, as `discover` found them.
+        model: Run in eval mode; left as it was, buffers included.
+        specs: Layers, as `discover` found them. One that no sample reaches is taken to see white noise.
         inputs: (N, ...) training inputs, as `tree` has them, on the model's device.
         batch_size: Samples in one forward; changes results only by rounding.
 
@@ -98,6 +140,7 @@ def collect(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any, batch_siz
     """
     if tree.count(inputs) == 0:
         raise TaskError("train: there are no samples; give at least one")
+    model = unwrapped(model)
     absorbing = _absorbing(model, specs, tree.take(inputs, slice(0, 2)))
     takers = {spec.name: _Taker(spec, model.get_submodule(spec.name)) for spec in specs}
     handles = [
@@ -105,7 +148,7 @@ def collect(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any, batch_siz
         for name, taker in takers.items()
     ]
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), buffers_kept(model), torch.no_grad():
             for batch in tree.batches(inputs, batch_size):
                 tree.call(model, batch)
     finally:
@@ -122,6 +165,7 @@ class _Taker:
         dilation = layer.dilation[0] if isinstance(layer, layers.Conv) else 1
         steps = range(spec.kernel[0]) if needed.lags else range(1)
         self._spec = spec
+        self._layer = layer
         self._source = _Gram(spec.groups, [dilation * step for step in steps], squares=needed.input)
         self._output = _Gram(spec.groups, [0], squares=needed.output)
 
@@ -134,11 +178,13 @@ class _Taker:
         self._take(self._output, output, self._spec.out_channels, "output", bias)
 
     def _take(self, gram: _Gram, value: Tensor, channels: int, side: str, bias: Tensor | None = None) -> None:
+        if value.numel() == 0:
+            return
         dims = len(self._spec.kernel)
         size = value.shape[value.dim() - dims :]
         last = value.movedim(-1 - dims, -1) if dims else value
         rows = last.reshape(-1, size[0] if dims else 1, math.prod(size[1:]), channels)
-        if not gram.add(rows if bias is None else rows - bias.detach()):
+        if not gram.add(rows if bias is None else rows.to(torch.float64) - bias.detach()):
             raise TaskError(
                 f"layer {self._spec.name!r}: its {side} is NaN or infinite on training samples; "
                 "check the inputs and the weights of the network"
@@ -146,6 +192,8 @@ class _Taker:
 
     def moments(self, *, absorbs_mean: bool) -> Moments:
         """What was taken in."""
+        if self._source.count == 0:
+            return _unseen(self._spec, self._layer, absorbs_mean=absorbs_mean)
         outputs, inputs = self._output.covariances(), self._source.covariances()
         lags = inputs[1:] if inputs else []
         return Moments(
@@ -158,6 +206,27 @@ class _Taker:
             input_count=self._source.count,
             absorbs_mean=absorbs_mean,
         )
+
+
+def _unseen(spec: LayerSpec, layer: nn.Module, *, absorbs_mean: bool) -> Moments:
+    """Moments of a layer that no sample reaches (an expert without work): as of white noise, from its weights alone."""
+    kernel = layers.by_group(layers.kernel_of(layer).to(torch.float64).flatten(1), spec.groups)
+    inner, need = spec.in_channels // spec.groups, needs(spec)
+    eye = torch.eye(inner, dtype=kernel.dtype, device=kernel.device).expand(spec.groups, -1, -1)
+
+    def shaped(grouped: Tensor) -> Tensor:
+        return grouped if spec.groups > 1 else grouped[0]
+
+    return Moments(
+        output_mean=shaped(kernel.new_zeros(kernel.shape[:2])),
+        output_covariance=shaped(kernel @ kernel.mT) if need.output else None,
+        input_mean=shaped(eye.new_zeros(spec.groups, inner)),
+        input_covariance=shaped(eye) if need.input else None,
+        input_lags=shaped(eye.new_zeros(spec.groups, spec.kernel[0] - 1, inner, inner)) if need.lags else None,
+        output_count=0,
+        input_count=0,
+        absorbs_mean=absorbs_mean,
+    )
 
 
 def _absorbing(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> set[str]:
@@ -183,7 +252,7 @@ def _absorbing(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> set
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     handles += [module.register_forward_pre_hook(match) for module in norms]
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), buffers_kept(model), torch.no_grad():
             tree.call(model, inputs)
     finally:
         for handle in handles:
