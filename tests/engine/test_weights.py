@@ -105,6 +105,8 @@ def test_what_is_no_tensor_stays_as_it_is_in_the_network() -> None:
     round_trip(model, other)
     assert other.words == "the other's"
     assert torch.equal(other.weight, model.weight)
+    weights.load_into(other, model.state_dict())  # given all the same, it is passed over
+    assert other.words == "the other's"
 
 
 def test_quantized_layers_keep_their_packed_weights() -> None:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from diminuendo.engine import surgery
+from diminuendo.engine import surgery, weights
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.finetune import finetune
-from diminuendo.engine.formats.base import Moments
+from diminuendo.engine.formats import Moments
 from diminuendo.engine.plan import Plan
 from diminuendo.engine.profile import Profile, profile
-from diminuendo.engine.score import divergence, outputs_of, scores_of, verdict
+from diminuendo.engine.score import NotFiniteError, divergence, verdict
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
     Evaluate,
     Evaluated,
     Judge,
     Judged,
+    Option,
     Prepare,
     Prepared,
     ProfileSummary,
@@ -105,10 +108,9 @@ class Worker:
 
     def _prepare(self, bench: Workbench, start: float) -> Prepared:
         task = bench.task
-        example = bench.search_half.inputs[:1]
         with user_code("the network's forward"):
             found = bench.discovery
-            figures = profile(bench.model, example, time=False)
+            figures = profile(bench.model, bench.example, time=False)
             seen = moments.collect(bench.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
         costs = {layer.name: Cost(layer.params, layer.macs) for layer in figures.layers}
         return Prepared(
@@ -131,9 +133,22 @@ class Worker:
         if question.moments not in self._moments:
             self._moments = {question.moments: moments.from_tensors(self._cache.tensors(question.moments))}
         spec = next(layer for layer in bench.discovery.layers if layer.name == question.layer)
-        made = factors.factor(model, spec, self._moments[question.moments][spec.name])
-        bn_inputs, kl_inputs, reference = bench.calibration
-        options, measured = calibrate.options(model, spec, made, kl_inputs, reference, bn_inputs=bn_inputs)
+        seen, measure = self._moments[question.moments][spec.name], question.points > 0
+        made = factors.factor(model, spec, seen, question.formats, paying=measure)
+        options: tuple[Option, ...] = ()
+        measured: calibrate.Measured = ()
+        if measure:
+            bn_inputs, kl_inputs, reference = bench.calibration
+            options, measured = calibrate.options(
+                model,
+                spec,
+                made,
+                kl_inputs,
+                reference,
+                bn_inputs=bn_inputs,
+                points=question.points,
+                logits=bench.task.logits,
+            )
         stored = tuple((name, self._store.put(factors.to_bytes(tensors))) for name, tensors in made.items())
         return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start)
 
@@ -142,7 +157,7 @@ class Worker:
     def _evaluate(self, bench: Workbench, question: Evaluate, start: float) -> Evaluated:
         task = bench.task
         model = self._candidate(bench, question)
-        cost = _cost_of(model, bench.search_half.inputs[:1])
+        cost = _cost_of(model, bench.example)
         statistics = bench.training_inputs(BATCHNORM_SAMPLES)
         if question.parent is None or question.choices != question.parent.choices:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
@@ -150,7 +165,7 @@ class Worker:
             tuning = finetune(
                 model,
                 bench.teacher,
-                task.loss,
+                task.loss_of,
                 task.recipe,
                 epochs=question.epochs,
                 rate=question.rate,
@@ -158,14 +173,19 @@ class Worker:
             )
         if tuning.samples and not tuning.diverged:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
-        outputs = outputs_of(model, bench.search_half.inputs)
-        if tuning.diverged or not bool(torch.isfinite(outputs).all()):
-            return Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
-        with user_code(f"metric {task.metric.name!r}"):
-            score = float(scores_of(task.metric, outputs, bench.search_half.targets).mean())
-        weights = self._store.put(save_tensors(_state(model)))
-        apart = divergence(bench.reference, outputs)
-        return Evaluated(score, apart, weights, cost, tuning.samples, time.perf_counter() - start)
+        lost = Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
+        if tuning.diverged:
+            return lost
+        try:
+            scores, logits = bench.measure(model, bench.search_half)
+        except NotFiniteError:  # the original's are finite
+            return lost
+        apart = divergence(bench.reference, logits)
+        if not math.isfinite(apart):
+            return lost
+        stored = self._store.put(weights.to_bytes(model))
+        seconds = time.perf_counter() - start
+        return Evaluated(float(scores.mean()), apart, stored, cost, tuning.samples, seconds)
 
     def _candidate(self, bench: Workbench, question: Evaluate) -> nn.Module:
         """The candidate before tuning: from its parent's weights, or from the stored factors."""
@@ -175,23 +195,17 @@ class Worker:
         candidate = fast(surgery.build(bench.model, plan), bench.train.inputs)
         made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
         if question.parent is None:
-            surgery.load_factors(candidate, plan, made)
+            surgery.load_factors(candidate, bench.model, plan, made)
             return candidate
-        state = surgery.warm_start(
-            bench.model,
-            Plan(question.parent.choices),
-            self._cache.tensors(question.parent.weights),
-            plan,
-            made,
-        )
-        candidate.load_state_dict(state)
+        before = Plan(question.parent.choices)
+        parent = weights.complete(surgery.build(bench.model, before), self._cache.tensors(question.parent.weights))
+        weights.load_into(candidate, surgery.warm_start(bench.model, before, parent, plan, made))
         return candidate
 
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:
         """A candidate with its tuned weights."""
-        plan = Plan(tuned.choices)
-        model = fast(surgery.build(bench.model, plan), bench.train.inputs)
-        model.load_state_dict(self._cache.tensors(tuned.weights))
+        model = fast(surgery.build(bench.model, Plan(tuned.choices)), bench.train.inputs)
+        weights.load_into(model, self._cache.tensors(tuned.weights))
         return model.eval()
 
     # --- the certificate -----------------------------------------------------------------------------------
@@ -200,30 +214,24 @@ class Worker:
         task, sealed = bench.task, bench.sealed_half
 
         def scores(model: nn.Module) -> Tensor:
-            with user_code(f"metric {task.metric.name!r}"):
-                return scores_of(task.metric, outputs_of(model, sealed.inputs), sealed.targets)
+            return bench.measure(model, sealed)[0]
 
         finalists = [self._tuned(bench, tuned) for tuned in question.finalists]
         original = scores(bench.model)
         verdicts = tuple(verdict(task.metric, original, scores(model)) for model in finalists)
         control = verdict(task.metric, original, scores(self._tuned(bench, question.control)))
-        example = sealed.inputs[:1]
         return Judged(
             original=float(original.mean()),
             finalists=verdicts,
             control=control,
-            original_profile=_summary(profile(bench.model, example), bench),
-            profiles=tuple(_summary(profile(model, example), bench) for model in finalists),
-            machine=_machine(),
+            original_profile=_summary(profile(bench.model, bench.example), bench),
+            profiles=tuple(_summary(profile(model, bench.example), bench) for model in finalists),
+            machine=_machine(bench.model),
             seconds=time.perf_counter() - start,
         )
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _cost_of(model: nn.Module, example: Tensor) -> Cost:
+def _cost_of(model: nn.Module, example: Any) -> Cost:
     figures = profile(model, example, time=False)
     return Cost(figures.params, figures.macs)
 
@@ -247,6 +255,9 @@ def _summary(figures: Profile, bench: Workbench) -> ProfileSummary:
     )
 
 
-def _machine() -> str:
+def _machine(model: nn.Module) -> str:
+    """What the times of a profile were measured on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return f"{device}, {torch.get_num_threads()} thread(s), batch 1, float32, torch {torch.__version__}"
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()})
+    threads = f"{torch.get_num_threads()} thread(s)"
+    return f"{device}, {threads}, batch 1, {' and '.join(kinds) or 'no weights'}, torch {torch.__version__}"

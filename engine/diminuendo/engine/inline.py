@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import torch
+
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.session import Session, Step
@@ -40,7 +42,7 @@ class InlineExecutor:
             answer = self._worker.run(work)
         except UserCodeError as error:
             answer = Failed("USER_CODE", str(error), error.traceback_text)
-        except MemoryError as error:
+        except (MemoryError, torch.OutOfMemoryError) as error:
             answer = Failed("OUT_OF_MEMORY", f"{work.subject}: {str(error) or 'out of host memory'}")
         return [Done(work, answer, "inline", time.perf_counter() - start)]
 

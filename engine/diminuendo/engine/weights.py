@@ -54,12 +54,13 @@ def from_bytes(content: bytes) -> dict[str, Tensor]:
     return found
 
 
-def complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def complete(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The whole state dict of stored tensors: every tied name has its tensor, and what was not stored is the model's.
 
     Args:
         model: Of the architecture that the tensors are of, with any weights; not changed.
-        tensors: As `stored` gave them, or of more of the tied names.
+        tensors: As `stored` gave them; more of the tied names may be among them, and entries that are not stored,
+            which are passed over.
 
     Raises:
         PlanError: A name is missing or not the network's, or a tensor is of another shape or type.
@@ -67,8 +68,7 @@ def complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     state = model.state_dict()
     groups = _tied(state)
     missing = [names[0] for names in groups if not any(name in tensors for name in names)]
-    known = {name for names in groups for name in names}
-    unexpected = [name for name in tensors if name not in known]
+    unexpected = [name for name in tensors if name not in state]
     if missing or unexpected:
         lacks = f"they lack {_some(missing)}" if missing else ""
         has = f"they have {_some(unexpected)}, which the network has not" if unexpected else ""
@@ -85,7 +85,7 @@ def complete(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return state
 
 
-def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_into(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Give a network stored weights, bit for bit.
 
     Args:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from diminuendo.engine import zoo
-from diminuendo.engine.score import outputs_of, scores_of
+from diminuendo.engine import tree, weights, zoo
+from diminuendo.engine.digest import Digest
+from diminuendo.engine.modules import UninitializedError, check_initialized, copied, evaluating, unwrapped
+from diminuendo.engine.score import NotFiniteError, outputs_of, scores_of
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.survey.discover import Discovery, discover
@@ -30,6 +30,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LEAST_EVALUATION_SAMPLES = 20
 CALIBRATION_SAMPLES = 500
 """Training samples for each of the calibration's two parts."""
+
+BATCH = 256
+"""Samples in one forward when a network is measured."""
 
 CACHED_BYTES = 512 * 2**20
 """Most memory for tensors read from the store."""
@@ -50,22 +53,24 @@ class UserCodeError(Exception):
 
 @contextmanager
 def user_code(what: str) -> Iterator[None]:
-    """Turn what the owner's code raises into UserCodeError; memory errors pass through."""
+    """Turn what the owner's code raises into UserCodeError; memory errors and what names its remedy pass through."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, UserCodeError):
+    except (MemoryError, torch.OutOfMemoryError, UserCodeError, TaskError):
         raise
     except Exception as error:
         raise UserCodeError(f"{what}: {type(error).__name__}: {error}", traceback.format_exc()) from error
 
 
-def fast(model: nn.Module, inputs: Tensor) -> nn.Module:
-    """The same module with its 4-dimensional weights in channels-last order, when it takes images.
+def fast(model: nn.Module, inputs: Any) -> nn.Module:
+    """The same module with its 4-dimensional weights in channels-last order, when it takes images and nothing else.
 
     Convolutions and BatchNorm are faster that way on CPUs and GPUs alike: 1.5 times for a whole step of tuning.
     """
-    if inputs.dim() == 4:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # the stub lacks it
+    if isinstance(inputs, Tensor) and inputs.dim() == 4:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4 and tensor.layout == torch.strided:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return model
 
 
@@ -97,17 +102,13 @@ class Cache:
     def tensors(self, sha256: str) -> dict[str, Tensor]:
         """Named tensors stored under a sha256; ArtifactMissingError when the store lacks them."""
         if sha256 not in self._held:
-            self._held[sha256] = load_tensors(self.store.get(sha256))
-            self._bytes += _size(self._held[sha256])
+            self._held[sha256] = weights.from_bytes(self.store.get(sha256))
+            self._bytes += tree.size_bytes(self._held[sha256])
         self._held.move_to_end(sha256)
         while self._bytes > CACHED_BYTES and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
-            self._bytes -= _size(dropped)
+            self._bytes -= tree.size_bytes(dropped)
         return self._held[sha256]
-
-
-def _size(tensors: Mapping[str, Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 @dataclass
@@ -137,17 +138,25 @@ class Workbench:
         if not len(self.task.train):
             raise TaskError("train: there are no training samples; fine-tuning and the survey need some")
         with user_code("copying the network"):
-            self.model = fast(copy.deepcopy(self.task.model).eval(), self.task.train.inputs).to(DEVICE)
-        self.train = Samples(self.task.train.inputs.to(DEVICE), self.task.train.targets.to(DEVICE))
-        self.evaluation = Samples(self.task.evaluation.inputs.to(DEVICE), self.task.evaluation.targets.to(DEVICE))
+            self.model = self._copy().to(DEVICE)
+        self.train, self.evaluation = self.task.train.to(DEVICE), self.task.evaluation.to(DEVICE)
+
+    def _copy(self) -> nn.Module:
+        """The owner's network without what is around it, in eval mode and in the layout that tunes fastest."""
+        inner = unwrapped(self.task.model)
+        try:
+            check_initialized(inner)
+        except UninitializedError as error:
+            raise TaskError(f"model: {error}") from None
+        return fast(copied(inner).eval(), self.task.train.inputs)
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Indices of the search and of the sealed half: a random split, stratified where targets are classes."""
-        targets = self.evaluation.targets.cpu()
-        order = torch.from_numpy(keyed(self.seed, "split").permutation(len(targets)))
-        if targets.dim() == 1 and not targets.dtype.is_floating_point:
-            order = order[torch.argsort(targets[order], stable=True)]
+        targets = self.evaluation.targets
+        order = torch.from_numpy(keyed(self.seed, "split").permutation(len(self.evaluation)))
+        if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point:
+            order = order[torch.argsort(targets.cpu()[order], stable=True)]
         return order[0::2].sort().values, order[1::2].sort().values
 
     @cached_property
@@ -160,50 +169,81 @@ class Workbench:
         """The samples that only the certificate sees."""
         return self.evaluation.take(self.halves[1])
 
-    @cached_property
-    def reference(self) -> Tensor:
-        """Outputs of the original on the search half."""
-        with user_code("the network's forward"):
-            return outputs_of(self.model, self.search_half.inputs)
+    @property
+    def example(self) -> Any:
+        """Inputs of one sample."""
+        return tree.take(self.search_half.inputs, slice(0, 1))
 
     @cached_property
+    def _original(self) -> tuple[Tensor, Tensor]:
+        return self.measure(self.model, self.search_half)
+
+    @property
+    def reference(self) -> Tensor:
+        """Logits of the original on the search half."""
+        return self._original[1]
+
+    @property
     def baseline(self) -> float:
         """The original's metric on the search half."""
-        with user_code(f"metric {self.task.metric.name!r}"):
-            return float(scores_of(self.task.metric, self.reference, self.search_half.targets).mean())
+        return float(self._original[0].mean())
+
+    def measure(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+        """The metric of each sample, (N,) float64, and the logits of all.
+
+        Raises:
+            NotFiniteError: A logit or a value of the metric is NaN or infinite (logits of minus infinity rule a class
+                out).
+        """
+        scores: list[Tensor] = []
+        logits: list[Tensor] = []
+        with user_code("the network's forward"), evaluating(model), torch.no_grad():
+            for batch in samples.batches(BATCH):
+                outputs = tree.call(model, batch.inputs)
+                logits.append(self._logits(outputs))
+                with user_code(f"metric {self.task.metric.name!r}"):
+                    scores.append(scores_of(self.task.metric, self.task.scored(outputs), batch.targets))
+        return torch.cat(scores), torch.cat(logits)
+
+    def _logits(self, outputs: Any) -> Tensor:
+        with user_code("the task's logits"):
+            logits = self.task.logits(outputs)
+            if bool((logits.isnan() | logits.isposinf()).any()):
+                raise NotFiniteError("logits: they are NaN or infinite on evaluation samples; check those inputs")
+        return logits
 
     @cached_property
     def discovery(self) -> Discovery:
         """Layers that can be compressed, and why others cannot."""
-        return discover(self.model, self.search_half.inputs[:1])
+        return discover(self.model, self.example)
 
     @cached_property
-    def calibration(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Training inputs for BatchNorm statistics, others for the divergence, and the original's outputs on those."""
+    def calibration(self) -> tuple[Any, Any, Tensor]:
+        """Training inputs for BatchNorm statistics, others for the divergence, and the original's logits on those."""
         inputs = self.training_inputs(2 * CALIBRATION_SAMPLES)
-        statistics, held_out = inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]
-        return statistics, held_out, outputs_of(self.model, held_out)
+        half = tree.count(inputs) // 2
+        statistics = tree.take(inputs, slice(0, max(1, half)))
+        held_out = tree.take(inputs, slice(half, None))  # of one sample both are that
+        return statistics, held_out, outputs_of(self.model, held_out, part=self.task.logits)
 
     @cached_property
     def teacher(self) -> Teacher:
-        """The original's outputs on training batches."""
-        return Teacher(self.model, self.train, self.task.augment, self.seed)
+        """The original's logits on training batches."""
+        return Teacher(self.model, self.train, self.task.augment, self.seed, self.task.logits)
 
-    def training_inputs(self, count: int) -> Tensor:
+    def training_inputs(self, count: int) -> Any:
         """(min(count, N), ...) training inputs, a fixed random choice."""
         order = keyed(self.seed, "training inputs").permutation(len(self.train))
-        return self.train.inputs[torch.from_numpy(order[:count])]
+        return tree.take(self.train.inputs, torch.from_numpy(order[:count]))
 
     @cached_property
     def digest(self) -> str:
         """sha256 over the network's weights, the data, the split, the metric and the recipe."""
         metric = self.task.metric
-        settings = (self.task.source, metric.name, metric.higher_is_better, self.task.recipe, self.seed)
-        digest = hashlib.sha256(repr(settings).encode())
-        tensors = dict(self.model.state_dict())
+        digest = Digest(repr((self.task.source, metric.name, metric.higher_is_better, self.task.recipe, self.seed)))
+        for name, value in self.model.state_dict().items():
+            digest.add(name, value)
         for name, samples in (("train", self.task.train), ("evaluation", self.task.evaluation)):
-            tensors |= {f"{name}.inputs": samples.inputs, f"{name}.targets": samples.targets}
-        for name, tensor in tensors.items():
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.add(f"{name}.inputs", samples.inputs)
+            digest.add(f"{name}.targets", samples.targets)
         return digest.hexdigest()
