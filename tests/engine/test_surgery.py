@@ -182,6 +182,37 @@ def test_plans_of_different_layers_are_named(made: dict[str, dict[str, dict[str,
         warm_start(small(), PLAN, {}, Plan(PLAN.choices[:-1]), {})
 
 
+class Twins(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(8, 8)
+        self.other, self.head = self.one, nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.other(self.one(x).relu()))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("choice", [Choice("svd", (2,)), Choice("svd", (5,)), DENSE])
+def test_warm_start_of_a_layer_under_two_names(choice: Choice) -> None:
+    torch.manual_seed(0)
+    model, inputs = Twins(), torch.randn(20, 8)
+    (spec, _) = discover(model, inputs).layers
+    own = {"one": factors.factor(model, spec, collect(model, [spec], inputs)["one"], ["svd"])["svd"]}
+    plan = Plan.of({"one": Choice("svd", (3,))})
+    parent = build(model, plan)
+    load_factors(parent, model, plan, own)
+    child_plan = Plan.of({"one": choice})
+    child = build(model, child_plan)
+    state = warm_start(model, plan, tuned(parent), child_plan, own)
+    child.load_state_dict(state)  # strictly: no key is missing or left over
+    assert all(
+        torch.equal(state[f"one.{key}"], value) for key, value in child.get_submodule("one").state_dict().items()
+    )
+    assert child.get_submodule("one") is child.get_submodule("other")
+
+
 def batch_statistics(model: Small, batch: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance of what the first BatchNorm sees."""
     rows = model.conv1(batch).detach().movedim(1, 0).flatten(1)

@@ -10,12 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class UninitializedError(ValueError):
     """Raised for a network with a lazy layer that was never run; the message names the layer."""
+
+
+class CopyError(ValueError):
+    """Raised for a network of which no copy can be made; the message names what stands in the way."""
 
 
 @contextmanager
@@ -52,18 +57,48 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
     """A deep copy of a network.
 
-    Tensors that a forward left in a module's attributes, with the graph that made them, are copied without it: torch
-    refuses to copy them as they are.
+    Tensors that a forward left in its attributes, with the graph that made them, are copied without it: torch refuses
+    to copy them as they are.
 
     Args:
         memo: As of `copy.deepcopy`: what stands for which object in the copy, by id.
+
+    Raises:
+        CopyError: Something in the network cannot be copied; names the attribute.
     """
-    memo = {} if memo is None else memo
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    try:
+        with _WithoutGraph():
+            return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise CopyError(
+            f"{_uncopyable(model)} cannot be copied ({type(error).__name__}: {error}); make it when it is used, or "
+            "leave it out in __deepcopy__ or __getstate__"
+        ) from error
+
+
+class _WithoutGraph(TorchFunctionMode):
+    """Copies the results of others without the graph that made them."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), tensor.detach().clone())
+
+
+def _uncopyable(model: nn.Module) -> str:
+    """The attribute of a module that cannot be copied, in words."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key not in ("_parameters", "_buffers", "_modules"):
+                try:
+                    with _WithoutGraph():
+                        copy.deepcopy(value)
+                except Exception:  # noqa: BLE001 - whatever the attribute's own code raises
+                    return f"attribute {key!r} ({type(value).__name__}) of module {name!r}"
+    return "the network"
 
 
 _HOOKS = (

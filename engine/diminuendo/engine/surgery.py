@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -97,13 +97,23 @@ def warm_start(
         odd = sorted(plan.keys() ^ parent_plan.keys())
         raise PlanError(f"parent and child are plans of different layers: {', '.join(odd)}")
     model = unwrapped(model)
-    changed = {name for name in plan if plan[name] != parent_plan[name]}
-    prefixes = tuple(f"{name}." for name in changed)
+    changed = [name for name in plan if plan[name] != parent_plan[name]]
+    names = _names(model, changed)
+    prefixes = tuple(f"{each}." for own in names.values() for each in own)
     state = {key: value for key, value in parent_state.items() if not key.startswith(prefixes)}
-    for name in changed:
+    for name, own in names.items():
         fresh = _changed_layer(model, name, parent_plan[name], parent_state, plan[name], factors)
-        state |= {f"{name}.{key}": value for key, value in fresh.items()}
+        state |= {f"{each}.{key}": value for each in own for key, value in fresh.items()}
     return state
+
+
+def _names(model: nn.Module, layers: Collection[str]) -> dict[str, list[str]]:
+    """All names of some layers: a state dict has a module that is known by several under each of them."""
+    found: dict[int, list[str]] = {id(_layer(model, name)): [] for name in layers}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if id(module) in found:
+            found[id(module)].append(name)
+    return {name: found[id(_layer(model, name))] for name in layers}
 
 
 def _changed_layer(

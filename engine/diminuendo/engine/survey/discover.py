@@ -15,7 +15,7 @@ from diminuendo.engine import tree
 from diminuendo.engine.formats import FORMATS
 from diminuendo.engine.formats.layers import BASES, base_of, geometry, is_transposed_linear
 from diminuendo.engine.formats.moments import widest
-from diminuendo.engine.modules import unwrapped
+from diminuendo.engine.modules import check_initialized, unwrapped
 from diminuendo.engine.plan import LayerSpec
 from diminuendo.engine.survey.observe import Seen, observe
 from diminuendo.engine.survey.trial import Trial
@@ -51,6 +51,9 @@ class Discovery:
 def discover(model: nn.Module, inputs: Any) -> Discovery:
     """Find the layers that can be compressed by running the network on one sample, in eval mode.
 
+    What that sample does not reach (an expert that is not picked, a branch that is not taken) is left dense. Networks
+    whose inputs do not have the samples as their first dimension are not handled.
+
     Args:
         model: Left as it was: parameters, buffers, mode of every module, hooks.
         inputs: (N, ...) inputs, as `tree` has them, of which the first is used.
@@ -60,8 +63,11 @@ def discover(model: nn.Module, inputs: Any) -> Discovery:
         some form has fewer params, and in whose place another module gives the same network.
 
     Raises:
-        TaskError: A copy of the network runs modules of the original.
+        TaskError: The network cannot be copied, a copy of it uses modules or weights of the original, or its outputs
+            hold no tensor.
+        UninitializedError: A lazy layer was never run.
     """
+    check_initialized(model)
     model, sample = unwrapped(model), tree.take(inputs, slice(0, 1))
     reasons = {name: _by_itself(name, module) for name, module in model.named_modules() if _reported(module)}
     watched = {name: model.get_submodule(name) for name, reason in reasons.items() if not reason}
@@ -133,7 +139,7 @@ def _at_work(module: nn.Module, seen: Seen, owners: Counter[int]) -> str:
         return "it is not called in a forward"
     if seen.odd:
         return "it is called with more than one tensor"
-    if any(0 in given or 0 in returned for given, returned in seen.shapes):
+    if all(0 in given or 0 in returned for given, returned in seen.shapes):
         return "it is called with an empty tensor"
     return ""
 

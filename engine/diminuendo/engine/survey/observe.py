@@ -6,7 +6,7 @@ Legend: N samples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diminuendo.engine import tree
+from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.modules import evaluating
 from diminuendo.engine.plan import Call
 
@@ -41,6 +42,8 @@ class Seen:
         """Calls with their spatial sizes, equal ones together, as of one sample."""
         counted: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
         for given, returned in self.shapes:
+            if 0 in given or 0 in returned:
+                continue
             inputs = given[len(given) - dims :]
             times = _product(given) // (in_channels * _product(inputs))
             counted[inputs, returned[len(returned) - dims :]] += times
@@ -51,23 +54,25 @@ def observe(model: nn.Module, inputs: Any, layers: Mapping[str, nn.Module]) -> d
     """Run the network once in eval mode, and see what its layers do.
 
     Args:
-        model: Left as it was.
+        model: Left as it was, buffers included.
         inputs: Of one sample.
         layers: Modules to watch, by name.
     """
     seen = {name: Seen() for name in layers}
-    watch = _Watch(layers, seen)
+    uses = Uses({name: tuple(layer.parameters(recurse=False)) for name, layer in layers.items()})
     handles: list[Any] = []
     for name, layer in layers.items():
-        handles.append(layer.register_forward_pre_hook(watch.enter(name)))
+        handles.append(layer.register_forward_pre_hook(uses.enter(name)))
         handles.append(layer.register_forward_hook(_record(seen[name]), prepend=True, with_kwargs=True))
-        handles.append(layer.register_forward_hook(watch.leave(name), always_call=True))
+        handles.append(layer.register_forward_hook(uses.leave(name), prepend=True, always_call=True))
     try:
-        with evaluating(model), torch.no_grad(), watch:
+        with evaluating(model), buffers_kept(model), torch.no_grad(), uses:
             tree.call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
+    for name, function in uses.found.items():
+        seen[name].used_by = function
     return seen
 
 
@@ -91,19 +96,26 @@ def only_input(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor
     return values[0] if len(values) == 1 and isinstance(values[0], Tensor) else None
 
 
-class _Watch(TorchFunctionMode):
-    """Notes every torch function that is given a layer's weight while that layer's forward is not running."""
+class Uses(TorchFunctionMode):
+    """Notes every torch function that is given tensors, or views of them, of owners that are not at work.
 
-    def __init__(self, layers: Mapping[str, nn.Module], seen: Mapping[str, Seen]) -> None:
+    Attributes:
+        found: The first such function of each owner, by name.
+    """
+
+    def __init__(self, owned: Mapping[str, Iterable[Tensor]]) -> None:
+        """Watch tensors by their owner's name."""
         super().__init__()
-        self._owners = {
-            id(tensor): name for name, layer in layers.items() for tensor in layer.parameters(recurse=False)
-        }
-        self._seen = seen
+        self.found: dict[str, str] = {}
+        self._ranges: dict[int, list[tuple[int, int, str]]] = {}
         self._running: Counter[str] = Counter()
+        for name, tensors in owned.items():
+            for tensor in tensors:
+                storage, start, end = _extent(tensor)
+                self._ranges.setdefault(storage, []).append((start, end, name))
 
     def enter(self, name: str) -> Callable[..., None]:
-        """Forward pre-hook of a layer."""
+        """Forward pre-hook of an owner: it is at work from here on."""
 
         def hook(*_: object) -> None:
             self._running[name] += 1
@@ -111,7 +123,7 @@ class _Watch(TorchFunctionMode):
         return hook
 
     def leave(self, name: str) -> Callable[..., None]:
-        """Forward hook of a layer."""
+        """Forward hook of an owner."""
 
         def hook(*_: object) -> None:
             self._running[name] -= 1
@@ -122,22 +134,33 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Note who uses what, and go on."""
-        kwargs = kwargs or {}
+        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", str(func))
-        if name != _PROPERTY:
-            for tensor in _tensors((*args, *kwargs.values())):
-                owner = self._owners.get(id(tensor))
-                if owner is not None and not self._running[owner]:
-                    self._seen[owner].used_by = self._seen[owner].used_by or name
-        return func(*args, **kwargs)
+        if name == _PROPERTY:
+            if not isinstance(result, Tensor):
+                return result  # its shape, its dtype
+            name = str(getattr(getattr(func, "__self__", None), "__name__", name))
+        for tensor in tree.leaves((args, kwargs or {})):
+            for owner in self._owners(tensor):
+                if not self._running[owner]:
+                    self.found.setdefault(owner, name)
+        return result
+
+    def _owners(self, tensor: Tensor) -> Iterator[str]:
+        storage, start, end = _extent(tensor)
+        for first, last, name in self._ranges.get(storage, ()) if end > start else ():
+            if start < last and first < end:
+                yield name
 
 
-def _tensors(values: Iterable[object]) -> Iterable[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (item for item in value if isinstance(item, Tensor))
+def _extent(tensor: Tensor) -> tuple[int, int, int]:
+    """Address of the tensor's storage, and of its own first and last byte in it; zeros where it has none."""
+    try:
+        storage, start = tensor.untyped_storage().data_ptr(), tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):  # it has no memory of its own: sparse, or made of others
+        return 0, 0, 0
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return storage, start, start + (reach + 1) * tensor.element_size() if tensor.numel() and storage else start
 
 
 def _product(sizes: Iterable[int]) -> int:

@@ -8,16 +8,19 @@ copy made as candidates are made.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
-from diminuendo.engine.modules import carry_hooks, copied, evaluating
+from diminuendo.engine.modules import CopyError, carry_hooks, copied, evaluating
+from diminuendo.engine.survey.observe import Uses
 from diminuendo.engine.task import TaskError
 
 _SEED = 0
@@ -39,16 +42,32 @@ class Trial:
     inputs: Any
 
     def __post_init__(self) -> None:
-        """Take the original's outputs."""
-        self._reference = list(tree.leaves(_run(self.model, self.inputs)))
+        """Take the outputs of a copy, which starts from the same state as those that are tried.
+
+        Raises:
+            TaskError: There is no copy, it runs modules or uses weights of the original, or gives no tensors.
+        """
+        uses = Uses({name: (p,) for name, p in self.model.named_parameters() if p.requires_grad})
+        candidate = self._copied({})
+        with _counted(dict(self.model.named_modules())) as strays, uses:
+            outputs = _run(candidate, self.inputs)
+        stray = next((name or "the network" for name, count in strays.items() if count), next(iter(uses.found), ""))
+        if stray:
+            raise TaskError(
+                f"model: a copy of the network uses {stray!r} of the original (a lambda or a closure holds it); "
+                "refer to modules and weights as attributes of self, so that the network can be copied"
+            )
+        self._reference = _tensors(outputs)
+        if not self._reference:
+            raise TaskError(
+                f"model: there is no tensor in what it returns ({type(outputs).__name__}); return a tensor, or a "
+                "tuple, mapping or dataclass of tensors"
+            )
 
     def obstacles(self, names: Sequence[str]) -> dict[str, str]:
         """Why layers cannot be replaced, in words, for those that cannot.
 
         All are tried at once; where that fails, halves of them, down to the layers that are the cause.
-
-        Raises:
-            TaskError: A copy of the network runs modules of the original.
         """
         reason = self._fails(names) if names else ""
         if not reason:
@@ -68,32 +87,44 @@ class Trial:
         layers = {name: self.model.get_submodule(name) for name in names}
         wrapped = {name: nn.Sequential(_bare(layer)).train(layer.training) for name, layer in layers.items()}
         memo |= {id(layers[name]): wrapped[name] for name in names}
-        candidate = copied(self.model, memo)
+        candidate = self._copied(memo)
         for name in names:
             carry_hooks(layers[name], wrapped[name], memo)
-        with _counted(wrapped) as calls, _counted(dict(self.model.named_modules())) as strays:
+        with _counted(wrapped) as calls:
             try:
-                outputs = list(tree.leaves(_run(candidate, self.inputs)))
+                outputs = _tensors(_run(candidate, self.inputs))
             except Exception as error:  # noqa: BLE001 - the network's own code
                 return f"code outside of it depends on what it is: {type(error).__name__}: {_first_line(error)}"
-        stray = next((name for name, count in strays.items() if count), None)
-        if stray is not None:
-            raise TaskError(
-                f"model: a copy of the network runs {stray or 'the network'!r} of the original (a lambda or a closure "
-                "holds it); refer to modules as attributes of self, so that the network can be copied"
-            )
         silent = [name for name in names if not calls[name]]
         if silent:
             return "the network reaches it by another way than its modules"
         return "" if _same(self._reference, outputs) else "the network gives other outputs when it is replaced"
 
+    def _copied(self, memo: dict[int, object]) -> nn.Module:
+        try:
+            return copied(self.model, memo)
+        except CopyError as error:
+            raise TaskError(f"model: {error}") from error
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """Those of a network's outputs; of an object of its own kind, its attributes."""
+    return list(tree.leaves(outputs)) or list(tree.leaves(getattr(outputs, "__dict__", None)))
+
 
 def _run(model: nn.Module, inputs: Any) -> Any:
     """Outputs in eval mode, with the same random numbers each time."""
     devices = sorted({t.get_device() for t in model.parameters() if t.is_cuda})
-    with torch.random.fork_rng(devices=devices), evaluating(model), torch.no_grad():
-        torch.manual_seed(_SEED)
-        return tree.call(model, inputs)
+    state, array_state = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices), evaluating(model), torch.no_grad():
+            torch.manual_seed(_SEED)
+            random.seed(_SEED)
+            numpy.random.seed(_SEED)
+            return tree.call(model, inputs)
+    finally:
+        random.setstate(state)
+        numpy.random.set_state(array_state)
 
 
 def _bare(layer: nn.Module) -> nn.Module:
@@ -116,7 +147,8 @@ def _counted(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
 
         return hook
 
-    handles = [module.register_forward_pre_hook(count(name)) for name, module in modules.items()]
+    hookable = [(name, module) for name, module in modules.items() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_pre_hook(count(name)) for name, module in hookable]
     try:
         yield calls
     finally:
