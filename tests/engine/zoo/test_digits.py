@@ -10,7 +10,7 @@ from diminuendo.engine.survey.discover import discover
 from diminuendo.engine.task import Task
 from diminuendo.engine.zoo import digits
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
-from diminuendo.engine.zoo.train import accuracy
+from diminuendo.engine.zoo.training import accuracy
 
 
 @pytest.fixture(scope="module")

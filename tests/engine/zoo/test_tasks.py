@@ -14,7 +14,7 @@ from diminuendo.engine.task import TaskError
 from diminuendo.engine.zoo import cifar
 from diminuendo.engine.zoo.catalog import Source
 from diminuendo.engine.zoo.state import load_weights
-from diminuendo.engine.zoo.train import accuracy
+from diminuendo.engine.zoo.training import accuracy
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 WEIGHTS = SHARED / "weights" / "resnet18-cifar100.safetensors"
