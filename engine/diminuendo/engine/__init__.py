@@ -11,11 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diminuendo.engine.application import apply
     from diminuendo.engine.compression import Compressed, compress
     from diminuendo.engine.loading import load
     from diminuendo.engine.task import Metric, Recipe, Samples, Task
 
-__all__ = ["Compressed", "Metric", "Recipe", "Samples", "Task", "compress", "load"]
+__all__ = ["Compressed", "Metric", "Recipe", "Samples", "Task", "apply", "compress", "load"]
 
 _HOMES = {
     "Compressed": "compression",
@@ -23,6 +24,7 @@ _HOMES = {
     "Recipe": "task",
     "Samples": "task",
     "Task": "task",
+    "apply": "application",
     "compress": "compression",
     "load": "loading",
 }

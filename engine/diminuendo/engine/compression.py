@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from torch import nn
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.inline import InlineExecutor, InlineJournal
 from diminuendo.engine.loading import load, read_plan
-from diminuendo.engine.plan import Plan
+from diminuendo.engine.plan import FORMAT_NAMES, Plan
 from diminuendo.engine.search.drive import Done, drive
 from diminuendo.engine.search.result import Finished
 from diminuendo.engine.search.session import Request, Session, Step
@@ -65,6 +65,9 @@ def check_request(request: Request) -> None:
         raise TaskError(f"seed: {request.seed!r} is out of range; give a whole number from 0 up to 2^63 - 1")
     if request.threads < 1:
         raise TaskError(f"threads: {request.threads!r} is too few; give at least 1")
+    unknown = [name for name in request.formats if name not in FORMAT_NAMES]
+    if unknown or not request.formats:
+        raise TaskError(f"formats: {', '.join(unknown) or 'none'}: choose some of {', '.join(FORMAT_NAMES)}")
     kind, _, name = request.source.partition(":")
     if kind == "zoo":
         find(name)
@@ -78,6 +81,7 @@ def compress(
     accept: AcceptName = "estimate",
     seed: int = 0,
     threads: int = 1,
+    formats: Sequence[str] = FORMAT_NAMES,
     out: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_done: Callable[[Done], None] | None = None,
@@ -93,6 +97,7 @@ def compress(
         accept: What must be inside delta: the estimate, or (``strict``) the upper end of its 95 % interval.
         seed: Of every random choice.
         threads: Torch's threads; part of the numerics. Restored afterwards.
+        formats: Forms that layers may take.
         out: Result folder to write; must not exist or be empty.
         on_step: Called after each step of the search.
         on_done: Called after each work.
@@ -103,9 +108,11 @@ def compress(
         UserCodeError: The task's own code raised.
     """
     source = task if isinstance(task, str) else task.source or f"task:{task.name}"
-    request = Request(source, float(delta) if type(delta) is int else delta, seed, effort, accept, threads)
+    request = Request(
+        source, float(delta) if type(delta) is int else delta, seed, effort, accept, threads, tuple(formats)
+    )
     check_request(request)
-    folder = _empty_folder(out)
+    folder = empty_folder(out)
     tasks = {} if isinstance(task, str) else {source: task}
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
@@ -137,7 +144,8 @@ def write_result(outcome: Finished, store: ArtifactStore, folder: Path) -> None:
         (folder / file.name).write_bytes(content or b"")
 
 
-def _empty_folder(out: Path | str | None) -> Path | None:
+def empty_folder(out: Path | str | None) -> Path | None:
+    """The folder that a result is to be written to; TaskError when it holds something already."""
     if out is None:
         return None
     folder = Path(out)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
-from diminuendo.engine import surgery, zoo
+from diminuendo.engine import bundle, surgery, zoo
 from diminuendo.engine.plan import PLAN_VERSION, Choice, Plan, PlanError
+from diminuendo.engine.task import TaskError
+from diminuendo.engine.weights import from_bytes, load_into
+from diminuendo.engine.workbench import UserCodeError
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
 
 
@@ -19,7 +21,7 @@ class ChoiceEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     format: str
-    ranks: list[Annotated[int, Field(ge=1)]] = []
+    ranks: list[int] = []
 
 
 class PlanFile(BaseModel):
@@ -46,7 +48,7 @@ def read_plan(path: Path | str) -> PlanFile:
     try:
         return PlanFile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise PlanError(f"{path} is not there; name a result folder with plan.json and model.safetensors") from None
+        raise PlanError(f"{path} is not there; name a plan.json, or a result folder that has one") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
@@ -73,15 +75,19 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
     if not weights.is_file():
         raise PlanError(f"{weights} is not there; download the result again")
     compressed = surgery.build(_architecture(file.source) if model is None else model, file.plan())
-    compressed.load_state_dict(load_file(weights))
+    load_into(compressed, from_bytes(weights.read_bytes()))
     return compressed.eval()
 
 
 def _architecture(source: str) -> nn.Module:
+    """The network that a source names, with any weights."""
     kind, _, name = source.partition(":")
+    remedy = "pass the original architecture as load(folder, model)"
     try:
         if kind == "zoo":
             return zoo.network(name)
-    except UnknownNetworkError as error:
-        raise PlanError(f"source {source!r}: {error}; pass the original architecture as load(folder, model)") from error
-    raise PlanError(f"source {source!r} cannot be built here; pass the original architecture as load(folder, model)")
+        if kind == "bundle" and Path(name).is_dir():
+            return bundle.load(name).model
+    except (UnknownNetworkError, TaskError, UserCodeError) as error:
+        raise PlanError(f"source {source!r}: {error}; {remedy}") from error
+    raise PlanError(f"source {source!r} cannot be built here; {remedy}")

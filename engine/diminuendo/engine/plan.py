@@ -11,6 +11,9 @@ from typing import Literal
 
 PLAN_VERSION = 1
 
+FORMAT_NAMES = ("svd", "svd_input", "spatial", "tucker2", "cp", "tt")
+"""Forms that a layer can take beside dense, for those who must not import torch."""
+
 
 class PlanError(ValueError):
     """A plan that does not fit the network; the message names the layer and what is legal."""

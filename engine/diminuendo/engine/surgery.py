@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -28,10 +29,9 @@ def build(model: nn.Module, plan: Plan) -> nn.Module:
         PlanError: A layer that the network lacks, a format that has no form of it, or ranks out of range.
     """
     model = unwrapped(model)
+    check(model, plan)
     changes = {name: choice for name, choice in plan.items() if choice != DENSE}
-    forms = {name: _form(model, name, choice) for name, choice in changes.items()}
-    for name in plan.keys() - changes.keys():
-        _layer(model, name)
+    forms = {name: get(choice.format) for name, choice in changes.items()}
     # A memo entry stands for each replaced layer: its dense weights are never copied.
     memo: dict[int, object] = {
         id(_layer(model, name)): form.build(_layer(model, name), changes[name].ranks) for name, form in forms.items()
@@ -47,6 +47,24 @@ def build(model: nn.Module, plan: Plan) -> nn.Module:
         if isinstance(replacement, nn.Module):
             carry_hooks(layer, replacement, memo)
     return built
+
+
+def check(model: nn.Module, plan: Plan) -> None:
+    """Refuse a plan that does not fit a network.
+
+    Raises:
+        PlanError: Names every layer that is wrong, its choice, and what is legal.
+    """
+    problems = []
+    for name, choice in plan.items():
+        try:
+            layer = _layer(model, name)
+            if choice != DENSE:
+                _form(layer, name, choice)
+        except PlanError as error:
+            problems.append(str(error))
+    if problems:
+        raise PlanError("; ".join(problems))
 
 
 def load_factors(candidate: nn.Module, model: nn.Module, plan: Plan, factors: Mapping[str, Factors]) -> None:
@@ -128,7 +146,7 @@ def _changed_layer(
     layer = _layer(model, name)
     if choice == DENSE:
         return {key: value.detach().clone() for key, value in layer.state_dict().items()}
-    form, own = _form(model, name, choice), _factors_of(factors, name, choice)
+    form, own = _form(layer, name, choice), _factors_of(factors, name, choice)
     if choice.format == before.format:
         prefix = f"{name}."
         old = {key.removeprefix(prefix): value for key, value in parent_state.items() if key.startswith(prefix)}
@@ -175,14 +193,19 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise PlanError(f"the network has no layer {name!r}; a plan names modules as named_modules() does") from None
+        near = difflib.get_close_matches(name, [other for other, _ in model.named_modules() if other], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "a plan names modules as named_modules() does"
+        raise PlanError(f"the network has no layer {name!r}; {hint}") from None
 
 
-def _form(model: nn.Module, name: str, choice: Choice) -> Format:
+def _form(layer: nn.Module, name: str, choice: Choice) -> Format:
     """The choice's format, checked against the layer."""
     if choice.format == DENSE.format:
         raise PlanError(f"layer {name!r}: dense takes no ranks, got {list(choice.ranks)}")
-    layer, form = _layer(model, name), get(choice.format)
+    try:
+        form = get(choice.format)
+    except PlanError as error:
+        raise PlanError(f"layer {name!r}: {error}") from None
     spec = geometry(name, layer)
     if not form.supports(spec):
         size = f" with kernel {'x'.join(map(str, spec.kernel))}" if spec.kernel else ""

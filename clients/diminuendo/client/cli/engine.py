@@ -41,7 +41,8 @@ def mistakes() -> Iterator[None]:
             raise
         raise NotFoundError(f"source: {error}") from error
     except ValueError as error:
-        task = sys.modules.get("diminuendo.engine.task")
-        if task is None or not isinstance(error, task.TaskError):
+        kinds = [("task", "TaskError"), ("plan", "PlanError")]
+        known = [getattr(sys.modules.get(f"diminuendo.engine.{home}"), name, ()) for home, name in kinds]
+        if not any(isinstance(error, kind) for kind in known):
             raise
         raise InvalidArgumentError(str(error)) from error

@@ -312,7 +312,15 @@ class Session:
 
     def _push_survey(self, layer: str) -> None:
         request, prepared = self._state.request, self._prepared
-        question = SurveyLayer(request.source, prepared.task, prepared.moments, layer, request.seed, request.threads)
+        question = SurveyLayer(
+            request.source,
+            prepared.task,
+            prepared.moments,
+            layer,
+            request.seed,
+            request.threads,
+            formats=request.formats,
+        )
         self._push(question, "survey", layer)
 
     def _push_all(self, proposals: list[Proposal]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from diminuendo.engine.cost import Cost
+from diminuendo.engine.plan import FORMAT_NAMES
 from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.work import Choices, Prepared, Surveyed, Work
 
@@ -31,6 +32,7 @@ class Request:
         source: Where network and data come from, e.g. ``zoo:digits``.
         delta: Tolerance, in points of the metric.
         threads: Threads of every evaluation; part of the numerics, hence of the decisions.
+        formats: Forms that layers may take.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Request:
     effort: EffortName = "normal"
     accept: AcceptName = "estimate"
     threads: int = 1
+    formats: tuple[str, ...] = FORMAT_NAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from diminuendo.engine.cost import Cost
-from diminuendo.engine.plan import Choice, LayerSpec
+from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
 
 ENGINE_REVISION = 2
 """Raised whenever the same work would give another outcome than before; part of every key."""
@@ -33,7 +33,12 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class SurveyLayer:
-    """Factor one layer in every format that supports it, and calibrate each factorisation."""
+    """Factor one layer in the formats that have a form of it, and calibrate each factorisation.
+
+    Attributes:
+        formats: Names of the formats to consider.
+        points: Measurements of the damage for each format; 0: only factors are wanted, no options come back.
+    """
 
     source: str
     task: str
@@ -41,6 +46,8 @@ class SurveyLayer:
     layer: str
     seed: int
     threads: int
+    formats: tuple[str, ...] = FORMAT_NAMES
+    points: int = 4
     kind: Literal["survey"] = "survey"
 
 

@@ -9,25 +9,31 @@ from torch import Tensor, nn
 
 from diminuendo.engine.formats import FORMATS, Moments, Sides
 from diminuendo.engine.modules import unwrapped
-from diminuendo.engine.plan import LayerSpec
+from diminuendo.engine.plan import FORMAT_NAMES, LayerSpec
 
 
 def factor(
-    model: nn.Module, spec: LayerSpec, moments: Moments, formats: Collection[str] | None = None
+    model: nn.Module,
+    spec: LayerSpec,
+    moments: Moments,
+    formats: Collection[str] = FORMAT_NAMES,
+    *,
+    paying: bool = True,
 ) -> dict[str, dict[str, Tensor]]:
-    """Data-aware factors at full rank, by format, for every format that has a form of the layer with fewer params.
+    """Data-aware factors at full rank, by format, for every format that has a form of the layer.
 
     Args:
         model: The original network; not changed.
         spec: The layer, with its calls.
         moments: Of this layer, as `moments.collect` took them.
-        formats: Names of the formats to consider; None: all.
+        formats: Names of the formats to consider.
+        paying: Whether to leave out formats of which no form has fewer params than the layer.
     """
     sides = Sides.of(unwrapped(model).get_submodule(spec.name), moments, spec)
     return {
         name: form.factor(sides)
         for name, form in FORMATS.items()
-        if (formats is None or name in formats) and form.supports(spec) and form.pays(spec)
+        if name in formats and form.supports(spec) and (form.pays(spec) or not paying)
     }
 
 

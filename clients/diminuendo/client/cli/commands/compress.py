@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +11,7 @@ from rich.console import Console
 
 from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
+from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
@@ -21,7 +19,6 @@ from diminuendo.client.display.inline import InlineFeed
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View
-from diminuendo.client.errors import FolderNotEmptyError
 from diminuendo.client.types import JobState, check_delta, check_seed, zoo_name
 
 _ELSEWHERE = "use a server: diminuendo submit"
@@ -51,7 +48,7 @@ def compress(
         with mistakes():
             known = engine("zoo.catalog", otherwise=_ELSEWHERE).Source.parse(name)
             task = _task(known, weights, data)
-        with _result_folder(out, known.text) as folder:
+        with result_folder(out, known.text) as folder:
             _run(str(known), task, tolerance, folder, request)
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
@@ -83,27 +80,3 @@ def _finish(result: ResultFolder) -> int:
     page(lambda console: show_result(console, result))
     typer.echo(f"result: {result.path}")
     return options.SUCCEEDED if result.certificate.inside_delta else options.NOTHING_INSIDE
-
-
-@contextlib.contextmanager
-def _result_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """An empty folder, made now so that a run does not fail at its end; removed again when nothing came."""
-    if out is None:
-        out = _free(Path("results") / re.sub(r"[^\w.-]+", "-", name))
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderNotEmptyError(f"out: {out} is not an empty folder; give another one, or empty it")
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield out
-    except BaseException:
-        with contextlib.suppress(OSError):  # not empty: a result cut short is left to look at
-            for folder in made:
-                folder.rmdir()
-        raise
-
-
-def _free(base: Path) -> Path:
-    """`base`, or the first of base-2, base-3, ... that is not there."""
-    numbered = (base.with_name(f"{base.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([base], numbered) if not folder.exists())

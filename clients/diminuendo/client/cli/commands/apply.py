@@ -1,0 +1,78 @@
+"""`diminuendo apply`: a plan that someone wrote or edited, put into a network, without a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from diminuendo.client.cli import options
+from diminuendo.client.cli.engine import engine, mistakes
+from diminuendo.client.cli.out import result_folder
+from diminuendo.client.cli.report import INTERRUPTED
+from diminuendo.client.display.folder import read_result
+from diminuendo.client.display.page import page
+from diminuendo.client.display.result import show_result
+from diminuendo.client.errors import InvalidArgumentError
+from diminuendo.client.types import check_delta, check_seed, zoo_name
+
+
+def apply(
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="A plan.json, or a folder that has one.", show_default=False)
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="TARGET", help="zoo:NAME, or a bundle's folder.")],
+    epochs: Annotated[int, typer.Option("--epochs", min=0, show_default=True, help="Epochs of fine-tuning.")] = 0,
+    delta: options.Delta = "1.0",
+    seed: options.Seed = 0,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
+    ] = None,
+) -> None:
+    """Put a plan into a network and judge it, without a search; ends with the line `result: DIR`."""
+    tolerance = check_delta(delta)
+    check_seed(seed)
+    try:
+        with mistakes(), Console(stderr=True).status("loading the engine") as status:
+            application = engine("application")
+            wanted = application.read_plan_of(plan).plan()
+            status.update("loading weights and data")
+            name, task = _task(to, weights, data)
+            with result_folder(out, name) as folder:
+                application.apply(
+                    wanted,
+                    task,
+                    delta=tolerance,
+                    epochs=epochs,
+                    seed=seed,
+                    threads=threads,
+                    out=folder,
+                    on_work=status.update,
+                )
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was written", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    result = read_result(folder)
+    page(lambda console: show_result(console, result))
+    typer.echo(f"result: {folder}")
+
+
+def _task(target: str, weights: Path | None, data: Path | None) -> tuple[str, Any]:
+    """Name and task of a target."""
+    if target.partition(":")[0] != "zoo" and Path(target).is_dir():
+        for field, value in (("weights", weights), ("data", data)):
+            if value is not None:
+                raise InvalidArgumentError.of(field, f"{value} is for zoo:NAME; {target}/task.py says this itself")
+        task = engine("bundle").load(target)
+        return task.name, task
+    if target.partition(":")[0] != "zoo":
+        near = f"; did you mean zoo:{target}?" if target and ":" not in target else ""
+        raise InvalidArgumentError.of("to", f"{target!r} is neither zoo:NAME nor a folder{near}")
+    source = engine("zoo.catalog").Source.parse(zoo_name(target))
+    return source.text, engine("zoo").task(source.text, weights=weights, data=data)
