@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from diminuendo.engine import tree, weights, zoo
 from diminuendo.engine.digest import Digest
-from diminuendo.engine.modules import UninitializedError, check_initialized, copied, evaluating, unwrapped
+from diminuendo.engine.modules import (
+    CopyError,
+    UninitializedError,
+    check_initialized,
+    copied,
+    evaluating,
+    unwrapped,
+)
 from diminuendo.engine.score import NotFiniteError, outputs_of, scores_of
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.store import ArtifactStore
@@ -143,12 +150,12 @@ class Workbench:
 
     def _copy(self) -> nn.Module:
         """The owner's network without what is around it, in eval mode and in the layout that tunes fastest."""
-        inner = unwrapped(self.task.model)
         try:
+            inner = unwrapped(self.task.model)
             check_initialized(inner)
-        except UninitializedError as error:
-            raise TaskError(f"model: {error}") from None
-        return fast(copied(inner).eval(), self.task.train.inputs)
+            return fast(copied(inner).eval(), self.task.train.inputs)
+        except (UninitializedError, CopyError) as error:
+            raise TaskError(f"model: {error}") from error
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
