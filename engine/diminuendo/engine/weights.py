@@ -79,7 +79,7 @@ def complete(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     for names in groups:
         given = [name for name in names if name in tensors]
         for name in given[1:]:
-            if not torch.equal(tensors[name], tensors[given[0]]):
+            if not torch.equal(tensors[name].cpu(), tensors[given[0]].cpu()):
                 raise PlanError(f"weights: {given[0]!r} and {name!r} are tied in the network, but have other values")
         state |= dict.fromkeys(names, _checked(given[0], tensors[given[0]], state[names[0]]))
     return state

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.engine import tasks
+from torch import Tensor, nn
+
+from diminuendo.engine import Metric, Task, weights
+from diminuendo.engine.evaluate import Worker
+from diminuendo.engine.plan import DENSE
+from diminuendo.engine.search.work import Evaluate, Evaluated, Judge, Judged, Prepare, Prepared, Tuned, Work
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.workbench import UserCodeError
+
+SOURCE = "task:own"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Bench:
+    """A worker with one task, prepared."""
+
+    def __init__(self, task: Task, root: Path) -> None:
+        self.store = DirectoryStore(root)
+        self.worker = Worker(self.store, tasks={SOURCE: task})
+        answer = self.worker.run(Work(0, Prepare(SOURCE, 0, 1), "the original"))
+        assert isinstance(answer, Prepared)
+        self.prepared = answer
+        self.dense = tuple((spec.name, DENSE) for spec, _ in answer.layers)
+
+    def evaluate(self, parent: Tuned | None = None, *, epochs: int = 1, rate: float = 1.0) -> Evaluated:
+        question = Evaluate(
+            SOURCE,
+            self.prepared.task,
+            self.dense,
+            (),
+            parent,
+            epochs=epochs,
+            rate=rate,
+            tuning_seed=3,
+            seed=0,
+            threads=1,
+        )
+        answer = self.worker.run(Work(1, question, "dense"))
+        assert isinstance(answer, Evaluated)
+        return answer
+
+    def judge(self, tuned: Tuned) -> Judged:
+        question = Judge(SOURCE, self.prepared.task, (tuned,), tuned, threads=1, seed=0)
+        answer = self.worker.run(Work(2, question, "judge"))
+        assert isinstance(answer, Judged)
+        return answer
+
+
+@pytest.mark.parametrize("make", [tasks.records, tasks.shared_weights, tasks.language, tasks.narrow_weights])
+def test_the_untouched_network_is_what_it_was(make: Callable[[], Task], tmp_path: Path) -> None:
+    task = make()
+    bench = Bench(task, tmp_path)
+    found = bench.evaluate(epochs=0)
+    assert found.score == bench.prepared.baseline
+    assert found.divergence == 0.0
+    assert found.cost == bench.prepared.total
+    assert found.weights is not None
+    assert bench.store.get(found.weights) == weights.to_bytes(task.model)
+
+
+def test_a_candidate_goes_on_from_its_parents_stored_weights(tmp_path: Path) -> None:
+    bench = Bench(tasks.shared_weights(), tmp_path)
+    first = bench.evaluate()
+    assert first.weights is not None
+    again = bench.evaluate(Tuned(bench.dense, first.weights), epochs=0)
+    assert (again.weights, again.score, again.divergence) == (first.weights, first.score, first.divergence)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(tasks.two_inputs, "float32"), (tasks.narrow_weights, "bfloat16")])
+def test_the_profile_says_the_type_of_the_weights(make: Callable[[], Task], kind: str, tmp_path: Path) -> None:
+    bench = Bench(make(), tmp_path)
+    found = bench.evaluate(epochs=0)
+    assert found.weights is not None
+    judged = bench.judge(Tuned(bench.dense, found.weights))
+    assert f"batch 1, {kind}, torch" in judged.machine
+    assert judged.finalists[0].drop == 0.0
+    width = 4 if kind == "float32" else 2
+    assert judged.original_profile.size_mb == pytest.approx(judged.original_profile.params * width / 2**20)
+
+
+def test_a_candidate_that_is_not_finite_is_lost_and_the_job_is_not(tmp_path: Path) -> None:
+    assert bench_evaluates_to_nothing(tasks.two_inputs(), tmp_path / "rate", rate=1e30)
+
+    task = tasks.two_inputs()
+    before = task.model.state_dict()["out.bias"].clone()
+
+    class Fragile(nn.Module):
+        """NaN as soon as a weight has changed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = task.model
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            outputs: Tensor = self.inner(left, right)
+            same = torch.equal(self.inner.out.bias, before)  # type: ignore[union-attr, arg-type]
+            return outputs if same or self.training else outputs * math.nan
+
+    fragile = dataclasses.replace(task, model=Fragile().eval())
+    assert bench_evaluates_to_nothing(fragile, tmp_path / "outputs")
+
+
+def bench_evaluates_to_nothing(task: Task, root: Path, rate: float = 1.0) -> bool:
+    found = Bench(task, root).evaluate(rate=rate)
+    return (found.score, found.divergence, found.weights) == (None, None, None)
+
+
+def test_a_metric_that_is_not_finite_for_a_candidate_alone_loses_it(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def score(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(len(targets))
+        return torch.full((len(targets),), math.nan if len(calls) > 1 else 50.0)
+
+    task = dataclasses.replace(tasks.two_inputs(), metric=Metric("odd", score))
+    assert bench_evaluates_to_nothing(task, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": lambda outputs, targets: outputs.sum(dim=1)}, r"^loss: it returned shape \(50,\)"),
+        ({"augment": lambda inputs, generator: inputs[0]}, r"^fine-tuning: TypeError"),
+        ({"loss": lambda outputs, targets: outputs["logits"].sum()}, r"^fine-tuning: \w+Error"),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_said(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    bench = Bench(dataclasses.replace(tasks.two_inputs(), **changes), tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UserCodeError, match=message):
+        bench.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (lambda outputs: outputs["nothing"], r"^the task's logits: "),
+        (lambda outputs: None, r"^the task's logits: "),
+    ],
+)
+def test_logits_that_cannot_be_taken_are_the_tasks(
+    logits: Callable[[object], Tensor], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserCodeError, match=message):
+        Bench(dataclasses.replace(tasks.records(), logits=logits), tmp_path)
