@@ -6,19 +6,17 @@ import json
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from tests.engine.zoo.test_cifar import encoded, pixels, write_both
-from torch import nn
 
 from diminuendo.client.cli import main as cli
 from diminuendo.client.cli.commands.compress import _task
-from diminuendo.engine import Samples, Task, zoo
+from diminuendo.engine import Task, zoo
 from diminuendo.engine.zoo.catalog import Source
 
 if TYPE_CHECKING:
@@ -109,6 +107,7 @@ def test_weights_are_checked_and_change_no_figure(run_here: Run, tmp_path: Path)
         (["zoo:vgg19", "--weights", "w"], "weights: w is not there; give a safetensors file, or train one with"),
         (["zoo:vgg19", "--threads", "0"], "Invalid value for '--threads': Input should be greater than or equal to 1"),
         (["zoo:vgg19", "--output", "yaml"], "'yaml' is not one of 'table', 'json'"),
+        (["."], "has no task.py; write one that defines task()"),
         ([".", "--classes", "3"], "classes: 3 is for zoo:NAME; ./task.py says this itself"),
         ([], "TARGET"),
     ],
@@ -120,17 +119,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(run_here: Run, words: list[str], 
     assert text in done.stderr
 
 
-def test_a_bundles_folder_is_profiled_by_its_task(
-    run_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.GELU())
+BUNDLE = """
+import torch
+from torch import nn
+from diminuendo.engine import Samples, Task
+
+def task():
     samples = Samples(torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64))
-    loader: Any = types.ModuleType("diminuendo.engine.bundle")
-    loader.load = lambda folder: Task(model, samples, samples, name=f"task of {folder}")
-    monkeypatch.setitem(sys.modules, "diminuendo.engine.bundle", loader)
-    (tmp_path / "mine").mkdir()
-    done = run_here("profile", "mine", "--no-time")
-    assert re.search(r"^network +task of mine$", done.stdout, re.MULTILINE)
+    return Task(nn.Sequential(nn.Linear(4, 3), nn.GELU()), samples, samples, name="mine")
+"""
+
+
+def test_a_bundles_folder_is_profiled_by_its_task(run_here: Run, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "task.py").write_text(BUNDLE)
+    done = run_here("profile", "folder", "--no-time")
+    assert re.search(r"^network +mine$", done.stdout, re.MULTILINE)
     assert re.search(r"^MACs +15 ", done.stdout, re.MULTILINE)
     assert re.search(r"^not counted +GELU$", done.stdout, re.MULTILINE)
 

@@ -34,7 +34,7 @@ REPORT_S = 60.0
 
 
 def main(
-    name: Annotated[str, typer.Argument(help="Network of the zoo: NAME or NAME?classes=N.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Network of the zoo: NAME or NAME?classes=N.")],
     data: Annotated[Path | None, typer.Option(help="Folder of train-*.parquet and test-*.parquet.")] = None,
     recipe: Annotated[RecipeName, typer.Option(help="The usual one of 200 epochs, or a short cycle.")] = "usual",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data; the recipe's, stretched.")] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,15 +69,7 @@ def _bundle(folder: Path, weights: Path | None, classes: int | None) -> tuple[st
     for field, value in (("weights", weights), ("classes", classes)):
         if value is not None:
             raise InvalidArgumentError.of(field, f"{value} is for zoo:NAME; {folder}/task.py says this itself")
-    try:
-        bundle = importlib.import_module("diminuendo.engine.bundle")
-    except ModuleNotFoundError as error:
-        if error.name != "diminuendo.engine.bundle":
-            raise
-        raise InvalidArgumentError.of(
-            "target", f"{folder} is a folder, and this version reads no bundles; say zoo:NAME"
-        ) from error
-    task = bundle.load(folder)
+    task = engine("bundle").load(folder)
     return task.name, task.model, engine("tree").take(task.evaluation.inputs, slice(0, 1))
 
 
