@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from diminuendo.engine.formats.base import Factors, Format, Moments
+from diminuendo.engine.formats.base import Factors, Format
+from diminuendo.engine.formats.cp import Cp
+from diminuendo.engine.formats.moments import Moments
+from diminuendo.engine.formats.sides import Sides
+from diminuendo.engine.formats.spatial import Spatial
 from diminuendo.engine.formats.svd import Svd
+from diminuendo.engine.formats.svd_input import SvdInput
+from diminuendo.engine.formats.tt import TensorTrain
 from diminuendo.engine.formats.tucker2 import Tucker2
 from diminuendo.engine.plan import PlanError
 
-__all__ = ["FORMATS", "Factors", "Format", "Moments", "get"]
+__all__ = ["FORMATS", "Factors", "Format", "Moments", "Sides", "get"]
 
-FORMATS: Mapping[str, Format] = MappingProxyType({form.name: form for form in (Svd(), Tucker2())})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {form.name: form for form in (Svd(), SvdInput(), Spatial(), Tucker2(), Cp(), TensorTrain())}
+)
 """Every format by name, in the order in which options are listed."""
 
 

@@ -86,6 +86,10 @@ class Format(ABC):
     def resized(self, old: Cut, new_ranks: Sequence[int], factors: Factors) -> Cut:
         """Tuned weights of one group at other ranks, see `resize`."""
 
+    def output_statistics(self, factors: Factors, ranks: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance (O,) of the form's output on the data, where the factors tell them; float64."""
+        return None
+
     # --- the same for all ----------------------------------------------------------------------------------
 
     def cost(self, spec: LayerSpec, ranks: Sequence[int]) -> Cost:
@@ -213,7 +217,7 @@ class Format(ABC):
         """
         spec = layers.geometry("", layer)
         module = self.build(layer, new_ranks)
-        whole = layers.weights_of(module, old)
+        whole = layers.weights_of(spec, self.stages(spec, new_ranks), old)
         parts = []
         for group in range(spec.groups):
             own = factors if spec.groups == 1 else {name: tensor[group] for name, tensor in factors.items()}

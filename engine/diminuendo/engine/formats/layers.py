@@ -158,14 +158,14 @@ def state_of(module: nn.Sequential, weights: Sequence[Tensor], bias: Tensor | No
     return state
 
 
-def weights_of(module: nn.Sequential, state: Mapping[str, Tensor]) -> Weights:
+def weights_of(spec: LayerSpec, stages: Sequence[Stage], state: Mapping[str, Tensor]) -> Weights:
     """The other way round: a chain's weights in the formats' layout, of any ranks, from its state dict."""
     weights = []
-    for index, layer in enumerate(module):
+    for index, stage in enumerate(stages):
         weight = state[f"{index}.weight"]
-        groups = layer.groups if isinstance(layer, ConvTranspose) else 0
-        weights.append(_swapped(weight, groups) if groups else weight)
-    return Weights(tuple(weights), state.get(f"{len(module) - 1}.bias"))
+        transposed = spec.kind == "conv_transpose" and stage.axes and not stage.depthwise
+        weights.append(_swapped(weight, spec.groups) if transposed else weight)
+    return Weights(tuple(weights), state.get(f"{len(stages) - 1}.bias"))
 
 
 def _unset(kind: type[nn.Module], *args: object, **options: object) -> nn.Module:

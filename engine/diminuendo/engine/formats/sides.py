@@ -84,9 +84,12 @@ class Sides:
 
     @property
     def input_mean(self) -> Tensor:
-        """(I,) mean of the input channels; zeros where a shift is not corrected."""
+        """(I,) mean of the input channels; zeros where a shift is not corrected.
+
+        Scaled by the share of the kernel that an output position sees, see `_share`.
+        """
         mean = self.moments.input_mean.to(self.kernel)
-        return mean if self.moments.absorbs_mean else torch.zeros_like(mean)
+        return mean * self._share if self.moments.absorbs_mean else torch.zeros_like(mean)
 
     @property
     def inside_mean(self) -> Tensor:
@@ -129,10 +132,28 @@ class Sides:
         return product_directions(matrix, self._eye(matrix.shape[1]), moment)
 
     @property
+    def _share(self) -> float:
+        """Share of the kernel that an output position sees.
+
+        1 but for transposed convolutions that give more positions than they take: with stride s along an axis, one in
+        s elements falls on each output.
+        """
+        if self.spec.kind != "conv_transpose" or not self.moments.output_count:
+            return 1.0
+        return min(1.0, self.moments.input_count / self.moments.output_count)
+
+    @property
     def _input_moment(self) -> Tensor:
-        if self.moments.input_covariance is None:
+        """(I, I) about the mean, or about zero where outputs see different shares of the kernel.
+
+        Then the input's mean gives each of them another mean, and no bias takes up an error in that.
+        """
+        covariance, mean = self.moments.input_covariance, self.moments.input_mean
+        if covariance is None:
             raise ValueError(f"layer {self.spec.name!r}: the covariance of its input was not taken")
-        return self._about_zero(self.moments.input_covariance, self.moments.input_mean)
+        if self._share < 1.0:
+            return covariance.to(self.kernel) + torch.outer(mean, mean).to(self.kernel)
+        return self._about_zero(covariance, mean)
 
     def _window_moment(self, length: int) -> Tensor:
         """(I, length, I, length) second moment of windows of the input along the kernel's first axis."""
