@@ -116,9 +116,11 @@ def texts(count: int, seed: int) -> Samples:
     return Samples({"ids": words[:, :-1]}, words[:, 1:])
 
 
-def classification(model: nn.Module, make: Callable[[Tensor], Any], dtype: torch.dtype = torch.float32) -> Task:
+def classification(
+    model: nn.Module, make: Callable[[Tensor], Any], dtype: torch.dtype = torch.float32, *, count: int = 300
+) -> Task:
     """A task of telling the blobs apart from inputs made of their points."""
-    train, evaluation = (Samples(make(points), classes) for points, classes in (blobs(300, 1), blobs(400, 2)))
+    train, evaluation = (Samples(make(points), classes) for points, classes in (blobs(count, 1), blobs(400, 2)))
     trained(Task(model, train, evaluation), steps=60).model.to(dtype)
     train, evaluation = (
         Samples(tree.combine(lambda tensor: tensor.to(dtype), half.inputs), half.targets)
@@ -163,9 +165,9 @@ def shared_weights() -> Task:
 
 
 def recurrent() -> Task:
-    """A network with an LSTM, which returns a nested tuple."""
+    """A network with an LSTM, which returns a nested tuple; samples for two unequal batches in each step of the job."""
     torch.manual_seed(0)
-    return classification(Recurrent(), lambda points: points)
+    return classification(Recurrent(), lambda points: points, count=520)
 
 
 def language() -> Task:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,11 @@ def test_load_says_what_it_lacks(outcome: tuple[Compressed, list[Step], dict[str
     plan = json.loads((folder / "plan.json").read_text())
     plan["layers"]["0"]["ranks"] = [0]
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(PlanError, match=r"layers\.0\.ranks\.0"):
+    with pytest.raises(PlanError, match=r"model\.safetensors is not there"):
         load(tmp_path)
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    with pytest.raises(PlanError, match=r"layer '0': svd rank 0 .* legal: 1\.\.12"):
+        load(tmp_path, network())
 
 
 def test_threads_are_given_back(task: Task) -> None:

@@ -22,6 +22,10 @@ Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
+BATCH = 250
+"""Samples in one forward. The same everywhere: logits may be laid out batch by batch."""
+
+
 class NotFiniteError(TaskError):
     """Raised for outputs or scores that are not finite.
 
@@ -30,7 +34,7 @@ class NotFiniteError(TaskError):
 
 
 def outputs_of(
-    model: nn.Module, inputs: Any, *, batch_size: int = 256, part: Callable[[Any], Any] = lambda outputs: outputs
+    model: nn.Module, inputs: Any, *, batch_size: int = BATCH, part: Callable[[Any], Any] = lambda outputs: outputs
 ) -> Any:
     """Outputs of a network in eval mode, batch by batch; every module's mode is restored.
 

@@ -23,7 +23,7 @@ from diminuendo.engine.modules import (
     evaluating,
     unwrapped,
 )
-from diminuendo.engine.score import NotFiniteError, outputs_of, scores_of
+from diminuendo.engine.score import BATCH, NotFiniteError, outputs_of, scores_of
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.survey.discover import Discovery, discover
@@ -37,9 +37,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LEAST_EVALUATION_SAMPLES = 20
 CALIBRATION_SAMPLES = 500
 """Training samples for each of the calibration's two parts."""
-
-BATCH = 256
-"""Samples in one forward when a network is measured."""
 
 CACHED_BYTES = 512 * 2**20
 """Most memory for tensors read from the store."""
