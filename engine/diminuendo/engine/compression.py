@@ -66,8 +66,8 @@ def check_request(request: Request) -> None:
     if request.threads < 1:
         raise TaskError(f"threads: {request.threads!r} is too few; give at least 1")
     unknown = [name for name in request.formats if name not in FORMAT_NAMES]
-    if unknown or not request.formats:
-        raise TaskError(f"formats: {', '.join(unknown) or 'none'}: choose some of {', '.join(FORMAT_NAMES)}")
+    if unknown:
+        raise TaskError(f"formats: {', '.join(unknown)}: unknown; choose some of {', '.join(FORMAT_NAMES)}")
     kind, _, name = request.source.partition(":")
     if kind == "zoo":
         find(name)
@@ -81,7 +81,7 @@ def compress(
     accept: AcceptName = "estimate",
     seed: int = 0,
     threads: int = 1,
-    formats: Sequence[str] = FORMAT_NAMES,
+    formats: Sequence[str] = (),
     out: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_done: Callable[[Done], None] | None = None,
@@ -97,7 +97,7 @@ def compress(
         accept: What must be inside delta: the estimate, or (``strict``) the upper end of its 95 % interval.
         seed: Of every random choice.
         threads: Torch's threads; part of the numerics. Restored afterwards.
-        formats: Forms that layers may take.
+        formats: Forms that layers may take; empty: those of the effort.
         out: Result folder to write; must not exist or be empty.
         on_step: Called after each step of the search.
         on_done: Called after each work.

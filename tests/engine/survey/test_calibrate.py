@@ -52,29 +52,35 @@ def test_damage_never_rises_with_params(layer: str) -> None:
             assert math.isfinite(cheaper.damage)
 
 
-def test_measurements_are_those_of_the_network_with_this_layer_truncated() -> None:
-    spec, made, found, measured = surveyed("conv2")
+@pytest.mark.parametrize("layer", ["conv1", "conv2"])
+def test_measurements_are_those_of_the_network_with_this_layer_truncated(layer: str) -> None:
+    spec, made, found, measured = surveyed(layer)
     model, inputs = small(), images(60)
     reference = outputs_of(model, inputs)
     dense = surgery.build(model, Plan(()))
     surgery.reestimate_batchnorm(dense, inputs, 25)
     floor = divergence(reference, outputs_of(dense, inputs))
+    excess: dict[str, list[tuple[tuple[int, ...], float]]] = {}
+    checked = 0
     for form, ranks, damage in measured:
         plan = Plan.of({spec.name: Choice(form, ranks)})
         candidate = surgery.build(model, plan)
         surgery.load_factors(candidate, model, plan, {spec.name: made[form]})
-        surgery.reestimate_batchnorm(candidate, inputs, 25)
+        closed = form == "svd" and layer == "conv2"  # bn2 is the last BatchNorm: nothing else is to be estimated
+        if closed:
+            assert surgery.batchnorm_in_closed_form(candidate, plan, {layer: made[form]}, {layer: "bn2"}) == {"bn2"}
+        else:
+            surgery.reestimate_batchnorm(candidate, inputs, 25)
         assert divergence(reference, outputs_of(candidate, inputs)) == pytest.approx(damage, rel=1e-5)
-    for form in made:
-        rungs = [(ranks, max(damage - floor, 1e-9)) for name, ranks, damage in measured if name == form]
-        damages = [damage for _, damage in rungs]
-        for ranks, damage in rungs:
-            option = next(o for o in found if o.choice == Choice(form, ranks))
-            if damages == sorted(damages, reverse=True):  # at a measured rung the curve is what was measured
-                assert option.damage == pytest.approx(damage, rel=0.01, abs=1e-6)
-            else:  # but for violations of the order, which are pooled
-                assert min(damages) * 0.99 <= option.damage <= max(damages) * 1.01
-    assert any(name == "svd" for name, _, _ in measured)
+        excess.setdefault(form, []).append((ranks, max(1e-6, damage if closed else damage - floor)))
+    for form, damages in excess.items():
+        # Where no violation of the order was pooled, the curve at a measured rung is what was measured.
+        if [value for _, value in damages] == sorted((value for _, value in damages), reverse=True):
+            for ranks, value in damages:
+                option = next(o for o in found if o.choice == Choice(form, ranks))
+                assert option.damage == pytest.approx(value, rel=1e-4)
+            checked += 1
+    assert checked >= 2
 
 
 def test_points_are_spread_over_the_ladder() -> None:
@@ -109,4 +115,4 @@ def test_measurements_out_of_order_are_pooled() -> None:
 def test_equal_energies_and_zero_damage_are_no_error() -> None:
     curve = DamageCurve([(1.0, 0.3), (1.0, 0.2), (0.0, 0.0)])
     assert 0.2 <= curve(1.0) <= 0.3
-    assert curve(1e-13) == pytest.approx(1e-9)
+    assert curve(1e-13) == pytest.approx(1e-6)

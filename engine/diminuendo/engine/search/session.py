@@ -319,7 +319,7 @@ class Session:
             layer,
             request.seed,
             request.threads,
-            formats=request.formats,
+            formats=request.formats or EFFORTS[request.effort].formats,
         )
         self._push(question, "survey", layer)
 

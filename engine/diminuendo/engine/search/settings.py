@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from diminuendo.engine.plan import FORMAT_NAMES
+
 EffortName = Literal["quick", "normal", "deep"]
 
 
@@ -31,6 +33,7 @@ class Settings:
         least_step: The annealing ends when the step is smaller.
         growths: Params of the candidates that are tuned in full and judged, relative to the best one's.
         final_epochs: Full tuning of each of those.
+        formats: Forms that layers may take, when the request does not say. Each costs its measurements in the survey.
     """
 
     budgets: int
@@ -50,6 +53,7 @@ class Settings:
     least_step: float
     growths: tuple[float, ...]
     final_epochs: int
+    formats: tuple[str, ...]
 
 
 EFFORTS: dict[EffortName, Settings] = {
@@ -71,6 +75,7 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.02,
         growths=(1.0, 1.4, 2.2),
         final_epochs=12,
+        formats=("svd", "tucker2"),
     ),
     "normal": Settings(
         budgets=8,
@@ -90,6 +95,7 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.01,
         growths=(1.0, 1.15, 1.35, 1.7),
         final_epochs=24,
+        formats=("svd", "svd_input", "spatial", "tucker2", "tt"),
     ),
     "deep": Settings(
         budgets=12,
@@ -109,6 +115,7 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.005,
         growths=(1.0, 1.1, 1.25, 1.5, 2.0),
         final_epochs=48,
+        formats=FORMAT_NAMES,
     ),
 }
 """The amounts of every effort."""

@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from diminuendo.engine.cost import Cost
-from diminuendo.engine.plan import FORMAT_NAMES
 from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.work import Choices, Prepared, Surveyed, Work
 
@@ -32,7 +31,7 @@ class Request:
         source: Where network and data come from, e.g. ``zoo:digits``.
         delta: Tolerance, in points of the metric.
         threads: Threads of every evaluation; part of the numerics, hence of the decisions.
-        formats: Forms that layers may take.
+        formats: Forms that layers may take; empty: those of the effort.
     """
 
     source: str
@@ -41,7 +40,7 @@ class Request:
     effort: EffortName = "normal"
     accept: AcceptName = "estimate"
     threads: int = 1
-    formats: tuple[str, ...] = FORMAT_NAMES
+    formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

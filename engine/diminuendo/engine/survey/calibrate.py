@@ -1,6 +1,7 @@
 """What each form of a layer harms: measured at a few ranks, interpolated at all others.
 
-Truncate one layer, re-estimate BatchNorm, and take the KL divergence to the original. Measured at a few rungs of
+Truncate one layer, re-estimate BatchNorm (in closed form where the factors tell the statistics of all that comes
+after), and take the KL divergence to the original. Measured at a few rungs of
 each format's ladder, and carried to the others by a monotone curve of damage over dropped energy.
 """
 
@@ -13,17 +14,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diminuendo.engine import surgery
+from diminuendo.engine import surgery, tree
 from diminuendo.engine.formats import FORMATS, Factors, Format
 from diminuendo.engine.plan import Choice, LayerSpec, Plan
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.search.work import Option
+from diminuendo.engine.survey.norms import follow
 
 Measured = tuple[tuple[str, tuple[int, ...], float], ...]
 """(format, ranks, KL divergence in nats per sample)."""
 
 _TINY_ENERGY = 1e-12
-_TINY_DAMAGE = 1e-9
+_TINY_DAMAGE = 1e-6
 """Below these, energy and damage are rounding; logarithms need a floor."""
 
 _RUINED = 1e6
@@ -60,12 +62,16 @@ def options(
         options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
     """
 
-    def damage(candidate: nn.Module) -> float:
-        surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
-        found = divergence(reference_logits, logits(outputs_of(candidate, inputs, batch_size=batch_size)))
+    def divergence_of(candidate: nn.Module) -> float:
+        found = divergence(reference_logits, outputs_of(candidate, inputs, batch_size=batch_size, part=logits))
         return min(found, _RUINED) if math.isfinite(found) else _RUINED
 
-    floor = damage(surgery.build(model, Plan(())))
+    def reestimated(candidate: nn.Module) -> nn.Module:
+        surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
+        return candidate
+
+    norms = follow(model, [spec], tree.take(inputs, slice(0, 2)))
+    floor = divergence_of(reestimated(surgery.build(model, Plan(()))))
     found: list[Option] = []
     measured: list[tuple[str, tuple[int, ...], float]] = []
     for name, form in FORMATS.items():
@@ -76,9 +82,13 @@ def options(
         energies = [form.energy(own, ranks) for ranks in ladder]
         known: list[tuple[float, float]] = []
         for rung in rungs_to_measure(len(ladder), points):
-            found_damage = damage(_truncated(model, spec, Choice(name, ladder[rung]), own))
-            measured.append((name, ladder[rung], found_damage))
-            known.append((energies[rung], max(0.0, found_damage - floor)))
+            plan = Plan.of({spec.name: Choice(name, ladder[rung])})
+            candidate = _truncated(model, plan, own)
+            done = surgery.batchnorm_in_closed_form(candidate, plan, {spec.name: own}, norms.follower)
+            closed = done >= set(norms.after[spec.name])  # nothing after the layer is left to be estimated
+            damage = divergence_of(candidate if closed else reestimated(candidate))
+            measured.append((name, ladder[rung], damage))
+            known.append((energies[rung], max(0.0, damage if closed else damage - floor)))
         found += _options_of(form, spec, ladder, energies, known)
     return tuple(found), tuple(measured)
 
@@ -135,11 +145,10 @@ def _pooled(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(count)]
 
 
-def _truncated(model: nn.Module, spec: LayerSpec, choice: Choice, factors: Factors) -> nn.Module:
+def _truncated(model: nn.Module, plan: Plan, factors: Factors) -> nn.Module:
     """The original with one layer in another form."""
-    plan = Plan.of({spec.name: choice})
     candidate = surgery.build(model, plan)
-    surgery.load_factors(candidate, model, plan, {spec.name: factors})
+    surgery.load_factors(candidate, model, plan, dict.fromkeys(plan, factors))
     return candidate
 
 

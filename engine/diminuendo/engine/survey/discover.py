@@ -138,7 +138,7 @@ def _at_work(module: nn.Module, seen: Seen, owners: Counter[int]) -> str:
     if seen.calls == 0:
         return "it is not called in a forward"
     if seen.odd:
-        return "it is called with more than one tensor"
+        return "it is called with more than one plain tensor"
     if all(0 in given or 0 in returned for given, returned in seen.shapes):
         return "it is called with an empty tensor"
     return ""

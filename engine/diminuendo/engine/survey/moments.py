@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
-from diminuendo.engine.counting import buffers_kept
+from diminuendo.engine.counting import buffers_kept, every_module_called
 from diminuendo.engine.formats import layers
 from diminuendo.engine.formats.moments import Moments, needs
 from diminuendo.engine.modules import evaluating, unwrapped
 from diminuendo.engine.plan import LayerSpec
+from diminuendo.engine.survey.norms import follow
 from diminuendo.engine.survey.observe import only_input
 from diminuendo.engine.task import TaskError
 
@@ -141,14 +142,15 @@ def collect(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any, batch_siz
     if tree.count(inputs) == 0:
         raise TaskError("train: there are no samples; give at least one")
     model = unwrapped(model)
-    absorbing = _absorbing(model, specs, tree.take(inputs, slice(0, 2)))
+    norms = follow(model, specs, tree.take(inputs, slice(0, 2)))
+    absorbing = norms.absorbing | {spec.name for spec in specs if spec.bias}
     takers = {spec.name: _Taker(spec, model.get_submodule(spec.name)) for spec in specs}
     handles = [
         model.get_submodule(name).register_forward_hook(taker, prepend=True, with_kwargs=True)
         for name, taker in takers.items()
     ]
     try:
-        with evaluating(model), buffers_kept(model), torch.no_grad():
+        with evaluating(model), buffers_kept(model), every_module_called(), torch.no_grad():
             for batch in tree.batches(inputs, batch_size):
                 tree.call(model, batch)
     finally:
@@ -227,37 +229,6 @@ def _unseen(spec: LayerSpec, layer: nn.Module, *, absorbs_mean: bool) -> Moments
         input_count=0,
         absorbs_mean=absorbs_mean,
     )
-
-
-def _absorbing(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> set[str]:
-    """Layers after which a constant shift is corrected: by their own bias, or by the BatchNorm that follows.
-
-    A BatchNorm follows when it is given the very tensor that the layer returned, at every call.
-    """
-    names = {id(model.get_submodule(spec.name)): spec.name for spec in specs}
-    returned: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept, so that no id is used twice
-    pending: dict[str, int] = {spec.name: 0 for spec in specs}
-
-    def remember(module: nn.Module, _: tuple[object, ...], output: Tensor) -> None:
-        name = names[id(module)]
-        returned[id(output)] = (name, output)
-        pending[name] += 1
-
-    def match(_: nn.Module, args: tuple[object, ...]) -> None:
-        found = returned.pop(id(args[0]), None) if args else None
-        if found is not None:
-            pending[found[0]] -= 1
-
-    handles = [model.get_submodule(spec.name).register_forward_hook(remember) for spec in specs]
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    handles += [module.register_forward_pre_hook(match) for module in norms]
-    try:
-        with evaluating(model), buffers_kept(model), torch.no_grad():
-            tree.call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {spec.name for spec in specs if spec.bias or pending[spec.name] == 0}
 
 
 def to_tensors(moments: Mapping[str, Moments]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from diminuendo.engine import tree
-from diminuendo.engine.counting import buffers_kept
+from diminuendo.engine.counting import buffers_kept, every_module_called
 from diminuendo.engine.modules import evaluating
 from diminuendo.engine.plan import Call
 
@@ -29,7 +29,7 @@ class Seen:
     Attributes:
         calls: How often it was called.
         shapes: Shapes of input and output, call by call, where it took one tensor and gave one.
-        odd: Whether it was called with anything besides one tensor, or gave anything else.
+        odd: Whether it was called with anything besides one plain tensor, or gave anything else.
         used_by: A torch function that used its weights outside of its forward, in words; empty if none did.
     """
 
@@ -66,7 +66,7 @@ def observe(model: nn.Module, inputs: Any, layers: Mapping[str, nn.Module]) -> d
         handles.append(layer.register_forward_hook(_record(seen[name]), prepend=True, with_kwargs=True))
         handles.append(layer.register_forward_hook(uses.leave(name), prepend=True, always_call=True))
     try:
-        with evaluating(model), buffers_kept(model), torch.no_grad(), uses:
+        with evaluating(model), buffers_kept(model), every_module_called(), torch.no_grad(), uses:
             tree.call(model, inputs)
     finally:
         for handle in handles:
@@ -82,7 +82,7 @@ def _record(seen: Seen) -> Callable[..., None]:
     def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
         given = only_input(args, kwargs)
         seen.calls += 1
-        if given is not None and isinstance(output, Tensor):
+        if given is not None and isinstance(output, Tensor) and _is_plain(output):
             seen.shapes.append((tuple(given.shape), tuple(output.shape)))
         else:
             seen.odd = True
@@ -93,7 +93,12 @@ def _record(seen: Seen) -> Callable[..., None]:
 def only_input(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Tensor | None:
     """The one tensor that a layer was called with; None when there was anything else."""
     values = (*args, *kwargs.values())
-    return values[0] if len(values) == 1 and isinstance(values[0], Tensor) else None
+    return values[0] if len(values) == 1 and _is_plain(values[0]) else None  # type: ignore[return-value]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor that has one size in each dimension."""
+    return isinstance(value, Tensor) and not value.is_nested
 
 
 class Uses(TorchFunctionMode):

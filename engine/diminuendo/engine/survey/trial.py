@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
-from diminuendo.engine.modules import CopyError, carry_hooks, copied, evaluating
+from diminuendo.engine.modules import CopyError, avoid_fast_paths, carry_hooks, copied, evaluating
 from diminuendo.engine.survey.observe import Uses
 from diminuendo.engine.task import TaskError
 
@@ -47,21 +47,26 @@ class Trial:
         Raises:
             TaskError: There is no copy, it runs modules or uses weights of the original, or gives no tensors.
         """
-        uses = Uses({name: (p,) for name, p in self.model.named_parameters() if p.requires_grad})
-        candidate = self._copied({})
-        with _counted(dict(self.model.named_modules())) as strays, uses:
-            outputs = _run(candidate, self.inputs)
-        stray = next((name or "the network" for name, count in strays.items() if count), next(iter(uses.found), ""))
-        if stray:
-            raise TaskError(
-                f"model: a copy of the network uses {stray!r} of the original (a lambda or a closure holds it); "
-                "refer to modules and weights as attributes of self, so that the network can be copied"
-            )
+        self._check_copies()
+        outputs = _run(self._copied({}), self.inputs)
         self._reference = _tensors(outputs)
         if not self._reference:
             raise TaskError(
                 f"model: there is no tensor in what it returns ({type(outputs).__name__}); return a tensor, or a "
                 "tuple, mapping or dataclass of tensors"
+            )
+
+    def _check_copies(self) -> None:
+        """Refuse a network of which a copy runs modules or uses trainable weights of the original."""
+        uses = Uses({name: (p,) for name, p in self.model.named_parameters() if p.requires_grad})
+        candidate = self._copied({})
+        with _counted(dict(self.model.named_modules())) as strays, uses:
+            _run(candidate, self.inputs)
+        stray = next((name or "the network" for name, count in strays.items() if count), next(iter(uses.found), ""))
+        if stray:
+            raise TaskError(
+                f"model: a copy of the network uses {stray!r} of the original (a lambda or a closure holds it); "
+                "refer to modules and weights as attributes of self, so that the network can be copied"
             )
 
     def obstacles(self, names: Sequence[str]) -> dict[str, str]:
@@ -85,18 +90,18 @@ class Trial:
         """Why the network with these layers wrapped does not give what the original gives; empty if it does."""
         memo: dict[int, object] = {}
         layers = {name: self.model.get_submodule(name) for name in names}
-        wrapped = {name: nn.Sequential(_bare(layer)).train(layer.training) for name, layer in layers.items()}
+        counted = {name: _Counted(_bare(layer)) for name, layer in layers.items()}
+        wrapped = {name: nn.Sequential(counted[name]).train(layer.training) for name, layer in layers.items()}
         memo |= {id(layers[name]): wrapped[name] for name in names}
         candidate = self._copied(memo)
         for name in names:
             carry_hooks(layers[name], wrapped[name], memo)
-        with _counted(wrapped) as calls:
-            try:
-                outputs = _tensors(_run(candidate, self.inputs))
-            except Exception as error:  # noqa: BLE001 - the network's own code
-                return f"code outside of it depends on what it is: {type(error).__name__}: {_first_line(error)}"
-        silent = [name for name in names if not calls[name]]
-        if silent:
+        avoid_fast_paths(candidate)
+        try:
+            outputs = _tensors(_run(candidate, self.inputs))
+        except Exception as error:  # noqa: BLE001 - the network's own code
+            return f"code outside of it depends on what it is: {type(error).__name__}: {_first_line(error)}"
+        if not all(each.calls for each in counted.values()):
             return "the network reaches it by another way than its modules"
         return "" if _same(self._reference, outputs) else "the network gives other outputs when it is replaced"
 
@@ -125,6 +130,19 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     finally:
         random.setstate(state)
         numpy.random.set_state(array_state)
+
+
+class _Counted(nn.Module):
+    """Counts its calls without a hook: with hooks some networks compute in other ways."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.calls = 0
+
+    def forward(self, input: Tensor) -> Any:
+        self.calls += 1
+        return self.layer(input)
 
 
 def _bare(layer: nn.Module) -> nn.Module:

@@ -1,0 +1,94 @@
+"""Which BatchNorm follows which layer: where a form's statistics are known without running the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diminuendo.engine import tree
+from diminuendo.engine.counting import buffers_kept, every_module_called
+from diminuendo.engine.modules import evaluating
+from diminuendo.engine.plan import LayerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Norms:
+    """Layers and the BatchNorms after them, by name.
+
+    Attributes:
+        absorbing: Layers of which every output goes straight into a BatchNorm.
+        follower: The BatchNorm that takes all outputs of a layer, and nothing else.
+        after: BatchNorms that are called after a layer's first call, in order.
+    """
+
+    absorbing: frozenset[str]
+    follower: Mapping[str, str]
+    after: Mapping[str, tuple[str, ...]]
+
+
+@dataclass
+class _Trace:
+    """What was called so far: layer's outputs that no BatchNorm took yet, and who took what."""
+
+    waiting: dict[int, tuple[str, Tensor]]  # the tensors are kept, so that no id is used twice
+    calls: dict[str, int]
+    taken: dict[str, list[str]]  # by layer: the BatchNorms that took its outputs
+    given: dict[str, list[str]]  # by BatchNorm: the layers that it took from, "" for any other input
+    after: dict[str, list[str]]
+
+
+def follow(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> Norms:
+    """Run the network once in eval mode, and see what BatchNorms are given.
+
+    Args:
+        model: Left as it was, buffers included.
+        specs: Layers, as `discover` found them.
+        inputs: (N, ...) inputs of a few samples, as `tree` has them.
+    """
+    names = [spec.name for spec in specs]
+    trace = _Trace({}, dict.fromkeys(names, 0), {name: [] for name in names}, {}, {name: [] for name in names})
+    handles = [model.get_submodule(name).register_forward_hook(_gave(trace, name)) for name in names]
+    norms = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    handles += [module.register_forward_pre_hook(_took(trace, name)) for name, module in norms]
+    try:
+        with evaluating(model), buffers_kept(model), every_module_called(), torch.no_grad():
+            tree.call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    absorbing = {name for name in names if trace.calls[name] and len(trace.taken[name]) == trace.calls[name]}
+    follower = {}
+    for name in absorbing:
+        norms_after = set(trace.taken[name])
+        if len(norms_after) == 1 and set(trace.given[norm := norms_after.pop()]) == {name}:
+            follower[name] = norm
+    return Norms(frozenset(absorbing), follower, {name: tuple(norms) for name, norms in trace.after.items()})
+
+
+def _gave(trace: _Trace, name: str) -> Any:
+    """Forward hook of a layer."""
+
+    def hook(_: nn.Module, __: object, output: Tensor) -> None:
+        trace.waiting[id(output)] = (name, output)
+        trace.calls[name] += 1
+
+    return hook
+
+
+def _took(trace: _Trace, name: str) -> Any:
+    """Forward pre-hook of a BatchNorm."""
+
+    def hook(_: nn.Module, args: tuple[object, ...]) -> None:
+        layer, _tensor = trace.waiting.pop(id(args[0]), ("", None)) if args else ("", None)
+        trace.given.setdefault(name, []).append(layer)
+        if layer:
+            trace.taken[layer].append(name)
+        for other, calls in trace.calls.items():
+            if calls and name not in trace.after[other]:
+                trace.after[other].append(name)
+
+    return hook

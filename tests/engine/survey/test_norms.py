@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import torch
+from tests.engine.networks import fingerprint, images, small
+from torch import Tensor, nn
+
+from diminuendo.engine.survey.discover import discover
+from diminuendo.engine.survey.norms import Norms, follow
+
+
+def followed(model: nn.Module, inputs: Tensor) -> Norms:
+    return follow(model, discover(model, inputs).layers, inputs)
+
+
+def test_followers_and_what_comes_after() -> None:
+    model = small()
+    before = fingerprint(model)
+    found = followed(model, images(3))
+    assert fingerprint(model) == before
+    assert found.absorbing == {"conv1", "conv2"}
+    assert found.follower == {"conv1": "bn1", "conv2": "bn2"}
+    assert found.after == {"conv1": ("bn1", "bn2"), "conv2": ("bn2",), "mix": (), "fc": ()}
+
+
+class Shared(nn.Module):
+    """Two convolutions into one BatchNorm, and one that is called twice into two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.both = (nn.Conv2d(2, 8, 3, padding=1) for _ in range(3))
+        self.again = nn.Conv2d(8, 2, 3, padding=1)
+        self.common, self.first, self.second = (nn.BatchNorm2d(8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.common(self.one(x)) + self.common(self.two(x))
+        z = self.second(self.both(self.again(self.first(self.both(x)))))
+        return torch.flatten(y + z, 1)
+
+
+def test_a_norm_of_several_layers_follows_none_of_them() -> None:
+    found = followed(Shared(), images(2))
+    assert found.absorbing == {"one", "two", "both"}
+    assert found.follower == {}
+    assert found.after["both"] == ("first", "second")
