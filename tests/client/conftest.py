@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -27,6 +28,9 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status  # type: ignore[import-untyped, unused-ignore]
 
 from diminuendo.client import Client, ClientConfig, RetryPolicy
+from diminuendo.client.cli import main as cli
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 QUICK = ClientConfig(
     timeout_s=5.0,
@@ -394,3 +398,18 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        out, err = capsys.readouterr()
+        code = caught.value.code
+        return subprocess.CompletedProcess(words, code if isinstance(code, int) else 1, out, err)
+
+    return run

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from tests.engine.zoo.test_cifar import encoded, pixels, write_both
 
-from diminuendo.client.cli import main as cli
 from diminuendo.client.cli.commands.compress import _task
 from diminuendo.engine import Task, zoo
 from diminuendo.engine.zoo.catalog import Source
@@ -23,21 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs the command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        with pytest.raises(SystemExit) as caught:
-            cli.main(words)
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return subprocess.CompletedProcess(words, code if isinstance(code, int) else 1, out, err)
-
-    return run
 
 
 def test_json_has_the_promised_keys_and_figures(run_here: Run) -> None:
