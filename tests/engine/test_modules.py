@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from torch.nn.utils import prune
 from diminuendo.engine.modules import (
     CopyError,
     UninitializedError,
-    carry_hooks,
     check_initialized,
     copied,
     evaluating,
+    take_place,
     unwrapped,
 )
 
@@ -122,10 +122,17 @@ def test_what_cannot_be_copied_is_named() -> None:
         copied(nn.Sequential(nn.ReLU(), Locked()))
 
 
-def test_hooks_move_to_the_module_that_takes_a_layers_place() -> None:
-    layer, replacement = nn.Linear(3, 3), nn.Linear(3, 3)
+def test_a_module_that_takes_a_layers_place_is_known_by_what_the_layer_was() -> None:
+    layer = nn.Linear(3, 5, bias=False).eval()
     layer.register_forward_hook(lambda module, args, output: output * 0 + 7)
     layer.register_forward_pre_hook(lambda module, args, kwargs: ((args[0] * 2,), kwargs), with_kwargs=True)
-    carry_hooks(layer, replacement, {})
-    assert torch.equal(replacement(INPUTS), torch.full((2, 3), 7.0))
+    replacement: Any = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 5)).double()
+    take_place(layer, replacement, {})
+    assert torch.equal(replacement(torch.ones(2, 3).double()), torch.full((2, 5), 7.0).double())
     assert len(replacement._forward_pre_hooks) == len(replacement._forward_pre_hooks_with_kwargs) == 1
+    assert not replacement.training
+    assert (replacement.in_features, replacement.out_features, replacement.bias) == (3, 5, None)
+    assert (replacement.weight.shape, replacement.weight.dtype) == ((5, 3), torch.float64)
+    assert sum(p.numel() for p in replacement.parameters()) == 3 + 1 + 5 + 5
+    with pytest.raises(TypeError):
+        nn.functional.linear(torch.ones(2, 3), replacement.weight)

@@ -138,7 +138,7 @@ def count(model: nn.Module, sample: Any) -> Counts:
     # Scripted modules take no hooks.
     handles = [watch(name, module) for name, module in watched if not isinstance(module, torch.jit.ScriptModule)]
     try:
-        with evaluating(model), buffers_kept(model), _every_module_called():
+        with evaluating(model), buffers_kept(model), every_module_called():
             tree.call(model, sample)
     finally:
         for handle in handles:
@@ -150,7 +150,7 @@ def count(model: nn.Module, sample: Any) -> Counts:
 
 
 @contextmanager
-def _every_module_called() -> Iterator[None]:
+def every_module_called() -> Iterator[None]:
     """Without the fused transformer encoder layer, which in eval mode calls none of the modules in it."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -164,7 +164,7 @@ def _every_module_called() -> Iterator[None]:
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Buffers that forwards change or replace are afterwards what they were."""
     kept = [
-        (module, name, buffer, buffer.clone(), _version(buffer))
+        (module, name, buffer, buffer.clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
@@ -173,13 +173,10 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for module, name, buffer, content, version in kept:
+            for module, name, buffer, content in kept:
                 if module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer
-                if _version(buffer) != version:
+                if buffer.shape != content.shape:  # an observer that saw its first values
+                    buffer.resize_(content.shape)
+                if not torch.equal(buffer, content):
                     buffer.copy_(content)
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to."""
-    return 0 if tensor.is_inference() else tensor._version

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
@@ -66,14 +67,21 @@ def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module
     Raises:
         CopyError: Something in the network cannot be copied; names the attribute.
     """
+    memo = {} if memo is None else memo
     try:
-        with _WithoutGraph():
-            return copy.deepcopy(model, memo)
+        with _WithoutGraph(), torch.no_grad():
+            made = copy.deepcopy(model, memo)
     except Exception as error:
         raise CopyError(
             f"{_uncopyable(model)} cannot be copied ({type(error).__name__}: {error}); make it when it is used, or "
             "leave it out in __deepcopy__ or __getstate__"
         ) from error
+    for module in model.modules():
+        scripted = memo.get(id(module)) if isinstance(module, torch.jit.ScriptModule) else None
+        if isinstance(scripted, nn.Module):  # torch copies its weights as it computes: with a graph, or not to be tuned
+            for parameter, own in zip(scripted.parameters(), module.parameters(), strict=True):
+                parameter.requires_grad_(own.requires_grad)
+    return made
 
 
 class _WithoutGraph(TorchFunctionMode):
@@ -101,6 +109,23 @@ def _uncopyable(model: nn.Module) -> str:
     return "the network"
 
 
+def avoid_fast_paths(model: nn.Module) -> None:
+    """Keep PyTorch's transformer layers from computing with the weights of layers that were replaced.
+
+    In eval mode, where no hooks and no gradients forbid it, they skip the forward of their linear layers.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and _is_changed(module):
+            module.activation_relu_or_gelu = 0  # "another activation", for which there is no fast path
+        if isinstance(module, nn.TransformerEncoder) and any(_is_changed(layer) for layer in module.layers):
+            module.use_nested_tensor = False  # it would ask the first layer for its weights
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    """Whether a transformer layer has anything else in the place of its linear layers."""
+    return not all(isinstance(getattr(layer, name, None), nn.Linear) for name in ("linear1", "linear2"))
+
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -113,14 +138,50 @@ _HOOKS = (
 )
 
 
-def carry_hooks(layer: nn.Module, replacement: nn.Module, memo: dict[int, object]) -> None:
-    """Give a module the hooks of the layer whose place it takes, copied as the network was.
+class WeightFacts:
+    """What may be asked of a weight that is no longer there; to compute with it is an error.
+
+    Attributes:
+        shape: Of the weight that was there.
+    """
+
+    def __init__(self, replacement: nn.Module, shape: torch.Size) -> None:
+        """Of the weight in whose place a module came."""
+        self._replacement = replacement
+        self.shape = shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that are there now."""
+        return next(self._replacement.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights that are there now."""
+        return next(self._replacement.parameters()).device
+
+    @property
+    def ndim(self) -> int:
+        """Of the weight that was there."""
+        return len(self.shape)
+
+
+def take_place(layer: nn.Module, replacement: nn.Module, memo: dict[int, object]) -> None:
+    """Give a module what others know of the layer whose place it takes: hooks, mode, stride and the like.
+
+    Its weights are told of, but not given, see `WeightFacts`.
 
     Args:
         memo: Of the network's copy, so that hooks that are methods of its modules are those of the copy's.
     """
+    replacement.train(layer.training)
     for name in _HOOKS:
         setattr(replacement, name, copy.deepcopy(getattr(layer, name), memo))
+    for name, value in vars(layer).items():
+        if not name.startswith("_") and not hasattr(replacement, name):
+            setattr(replacement, name, copy.deepcopy(value, memo))
+    for name, parameter in layer._parameters.items():
+        setattr(replacement, name, None if parameter is None else WeightFacts(replacement, parameter.shape))
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from diminuendo.engine import tree
 from diminuendo.engine.formats import FORMATS, Factors, get
 from diminuendo.engine.formats.base import Format
 from diminuendo.engine.formats.layers import geometry
-from diminuendo.engine.modules import avoid_fast_paths, carry_hooks, copied, evaluating, unwrapped
+from diminuendo.engine.modules import avoid_fast_paths, copied, evaluating, take_place, unwrapped
 from diminuendo.engine.plan import DENSE, Choice, Plan, PlanError
 
 
@@ -33,19 +33,12 @@ def build(model: nn.Module, plan: Plan) -> nn.Module:
     changes = {name: choice for name, choice in plan.items() if choice != DENSE}
     forms = {name: get(choice.format) for name, choice in changes.items()}
     # A memo entry stands for each replaced layer: its dense weights are never copied.
-    memo: dict[int, object] = {
-        id(_layer(model, name)): form.build(_layer(model, name), changes[name].ranks) for name, form in forms.items()
-    }
-    for name in changes:
-        replacement = memo[id(_layer(model, name))]
-        if isinstance(replacement, nn.Module):
-            replacement.train(_layer(model, name).training)
+    layers = {name: _layer(model, name) for name in changes}
+    replacements = {name: form.build(layers[name], changes[name].ranks) for name, form in forms.items()}
+    memo: dict[int, object] = {id(layers[name]): replacements[name] for name in changes}
     built = copied(model, memo)
     for name in changes:
-        layer = _layer(model, name)
-        replacement = memo[id(layer)]
-        if isinstance(replacement, nn.Module):
-            carry_hooks(layer, replacement, memo)
+        take_place(layers[name], replacements[name], memo)
     avoid_fast_paths(built)
     return built
 

@@ -47,7 +47,8 @@ class Odd(nn.Module):
         x = self.twice(self.twice(x))
         x = self.norm(self.normed(self.up(self.reflected(self.grouped(x)))))
         x = self.first(x.mean(dim=(2, 3)) * self.scale)
-        x = self.scaled(self.named(self.frozen(self.second(x)))).to(self.asked.weight.dtype)
+        x = self.scaled(self.named(self.frozen(self.second(x))))
+        assert callable(self.asked.reset_parameters)
         x = self.asked(x) + nn.functional.linear(x, self.used.weight) + self.used(x)
         logits: Tensor = self.tiny(self.narrow(x))
         return logits
@@ -95,7 +96,7 @@ def test_every_reason_is_in_words() -> None:
         "frozen": "its weight is frozen (requires_grad is False)",
         "scaled": "Scaled is a subclass of Linear with a forward of its own",
         "asked": "code outside of it depends on what it is: AttributeError: 'Sequential' object has no attribute "
-        "'weight'",
+        "'reset_parameters'",
         "used": "code outside of it uses its weight (linear)",
         "tiny": "no form has fewer params than its 6",
     }

@@ -115,6 +115,8 @@ def _by_itself(name: str, module: nn.Module) -> str:
     if base_of(module) is None and not is_transposed_linear(module):
         base = next((b.__name__ for b in type(module).__mro__ if b in BASES), None)
         return f"{kind} is a subclass of {base} with a forward of its own" if base else f"no format for {kind}"
+    if "forward" in vars(module):
+        return "its forward was replaced by another function"
     if name == "":
         return "it is the whole network; wrap it in nn.Sequential"
     weight = module._parameters.get("weight")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
-from diminuendo.engine.modules import CopyError, avoid_fast_paths, carry_hooks, copied, evaluating
+from diminuendo.engine.modules import CopyError, avoid_fast_paths, copied, evaluating, take_place
 from diminuendo.engine.survey.observe import Uses
 from diminuendo.engine.task import TaskError
 
@@ -91,11 +91,11 @@ class Trial:
         memo: dict[int, object] = {}
         layers = {name: self.model.get_submodule(name) for name in names}
         counted = {name: _Counted(_bare(layer)) for name, layer in layers.items()}
-        wrapped = {name: nn.Sequential(counted[name]).train(layer.training) for name, layer in layers.items()}
+        wrapped = {name: nn.Sequential(counted[name]) for name in names}
         memo |= {id(layers[name]): wrapped[name] for name in names}
         candidate = self._copied(memo)
         for name in names:
-            carry_hooks(layers[name], wrapped[name], memo)
+            take_place(layers[name], wrapped[name], memo)
         avoid_fast_paths(candidate)
         try:
             outputs = _tensors(_run(candidate, self.inputs))
