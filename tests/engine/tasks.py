@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +169,17 @@ def recurrent() -> Task:
     """A network with an LSTM, which returns a nested tuple; samples for two unequal batches in each step of the job."""
     torch.manual_seed(0)
     return classification(Recurrent(), lambda points: points, count=520)
+
+
+def quantized_in_part() -> Task:
+    """A network whose middle layer is quantized: what comes before it gets no gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    task = classification(model, lambda points: points)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces the move of quantization to torchao
+        quantized = torch.ao.quantization.quantize_dynamic(model, {"2"})  # type: ignore[no-untyped-call]
+    return Task(quantized, task.train, task.evaluation, recipe=RECIPE, name="quantized")
 
 
 def language() -> Task:

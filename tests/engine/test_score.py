@@ -134,6 +134,26 @@ def test_outputs_of_any_kind_are_put_together() -> None:
     (model.seen * model.scale).backward()  # type: ignore[no-untyped-call] # kept tensors can be trained with
 
 
+class Counting(nn.Module):
+    """Counts its calls in a buffer, in eval mode too, and shows the count."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+def test_buffers_that_a_forward_changes_come_back() -> None:
+    model = Counting()
+    assert outputs_of(model, torch.ones(3, 1), batch_size=2).tolist() == [[1.0], [1.0], [2.0]]
+    assert model.calls.tolist() == [0.0]
+
+
 class LastState(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x.T  # (N, C) and (C, N), as the last states of an nn.LSTM

@@ -112,6 +112,13 @@ def test_top1_of_a_text_without_counted_tokens_is_0() -> None:
     assert TOP1.score is top1_score
 
 
+def test_outputs_of_one_value_need_a_loss_and_a_metric_of_ones_own() -> None:
+    with pytest.raises(TaskError, match=r"^logits: .* not shape \(2,\); give Task\.logits, or Task\.loss"):
+        Task(nn.Identity(), SAMPLES, SAMPLES).loss_of(torch.zeros(2), torch.zeros(2))
+    with pytest.raises(TaskError, match=r"not shape \(2,\)"):
+        top1_score(torch.zeros(2), torch.zeros(2))
+
+
 def test_targets_that_are_no_tensor_need_a_loss_of_ones_own() -> None:
     with pytest.raises(TaskError, match=r"^targets: .* not a dict; give Task\.loss"):
         Task(nn.Identity(), SAMPLES, SAMPLES).loss_of(torch.zeros(2, 3), {"a": torch.zeros(2)})

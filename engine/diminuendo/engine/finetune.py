@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,10 @@ class _Descent:
             parameter.grad = None
         if not loss.requires_grad:
             raise TaskError("loss: no weight that is trained bears on it or on the logits; compute it from the outputs")
-        loss.backward()  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # Layers before a quantized one get no gradient: they stay as they are, which is measured.
+            warnings.filterwarnings("ignore", message="quantized::.*autograd kernel was not registered")
+            loss.backward()  # type: ignore[no-untyped-call]
         for parameter, wide in zip(self._parameters, self._wide, strict=True):
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()

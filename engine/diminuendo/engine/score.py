@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diminuendo.engine import tree
+from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.modules import evaluating
 from diminuendo.engine.search.work import Verdict
 from diminuendo.engine.task import Metric, TaskError
@@ -36,7 +37,7 @@ class NotFiniteError(TaskError):
 def outputs_of(
     model: nn.Module, inputs: Any, *, batch_size: int = BATCH, part: Callable[[Any], Any] = lambda outputs: outputs
 ) -> Any:
-    """Outputs of a network in eval mode, batch by batch; every module's mode is restored.
+    """Outputs of a network in eval mode, batch by batch; it is left as it was, modes and buffers included.
 
     Args:
         model: Takes a batch of inputs, see `diminuendo.engine.tree.call`.
@@ -48,7 +49,7 @@ def outputs_of(
         What is kept of all batches: a nested value of (N, ...) tensors without gradient.
     """
     # Not in inference mode: what a network keeps of its forward could not be trained with afterwards.
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), buffers_kept(model), torch.no_grad():
         return tree.concat([part(tree.call(model, batch)) for batch in tree.batches(inputs, batch_size)])
 
 

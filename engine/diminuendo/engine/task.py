@@ -99,7 +99,16 @@ def _described(outputs: Any) -> str:
 
 
 def _aligned(logits: Tensor, targets: Any) -> Tensor:
-    """Class indices as `logits` have their rows: (N, T) ones as (N * T,) where those are (N * T, C)."""
+    """Class indices as `logits` have their rows: (N, T) ones as (N * T,) where those are (N * T, C).
+
+    Raises:
+        TaskError: One of them is not what cross-entropy and top1 are made for.
+    """
+    if logits.dim() < 2:
+        raise TaskError(
+            "logits: cross-entropy and top1 take one value for each class, (N, C, ...), not shape "
+            f"{tuple(logits.shape)}; give Task.logits, or Task.loss and Task.metric of your own"
+        )
     if not isinstance(targets, Tensor):
         raise TaskError(
             f"targets: cross-entropy and top1 take a tensor of class indices, not a {type(targets).__name__}; give "

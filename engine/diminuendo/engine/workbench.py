@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree, weights, zoo
+from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.digest import Digest
 from diminuendo.engine.modules import (
     CopyError,
@@ -201,7 +202,7 @@ class Workbench:
         """
         scores: list[Tensor] = []
         logits: list[Tensor] = []
-        with user_code("the network's forward"), evaluating(model), torch.no_grad():
+        with user_code("the network's forward"), evaluating(model), buffers_kept(model), torch.no_grad():
             for batch in samples.batches(BATCH):
                 outputs = tree.call(model, batch.inputs)
                 logits.append(self._logits(outputs))
