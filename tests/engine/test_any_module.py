@@ -72,11 +72,15 @@ def state_of(model: nn.Module) -> list[Any]:
     ]
     return [
         [(name, t.shape, t.dtype, t.device, t.requires_grad) for name, t in tensors],
-        [(t.data_ptr(), t.grad is None) for t in model.parameters()],
-        [t.detach().clone().contiguous().flatten().view(torch.uint8).numpy().tobytes() for _, t in tensors],
+        [(t.data_ptr() if t.layout is torch.strided else id(t), t.grad is None) for t in model.parameters()],
+        [bytes_of(t) for _, t in tensors],
         [(name, id(module), module.training) for name, module in model.named_modules(remove_duplicate=False)],
         hooks,
     ]
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    return tensor.detach().clone().to_dense().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -122,8 +126,9 @@ def check_full_ranks(entry: Entry, surveyed: Surveyed) -> None:
         candidate = made(surveyed, plan)
         for one, other in zip(outputs(copied(candidate), surveyed.inputs), expected, strict=True):
             assert one.dtype == other.dtype
-            scale = float(other.abs().max()) if other.numel() else 0.0
-            torch.testing.assert_close(one, other, rtol=0.0, atol=entry.tolerance * scale, equal_nan=True)
+            sizes = [size for size in other.abs().flatten().tolist() if size < 1e18]  # the others stand for infinity
+            atol = entry.tolerance * max(sizes, default=0.0)
+            torch.testing.assert_close(one, other, rtol=0.0, atol=atol, equal_nan=True)
         check_cost(surveyed, plan, candidate, macs=True)
 
 
@@ -178,7 +183,9 @@ def backward(model: nn.Module, inputs: Any) -> None:
     torch.manual_seed(3)
     given = tree.call(model.train(), inputs)
     found = list(tree.leaves(given)) or list(tree.leaves(vars(given)))
-    total = sum((leaf.abs().float().square().mean() for leaf in found if leaf.requires_grad), torch.zeros(()))
+    total = sum(
+        (leaf.abs().float().clamp(max=1e3).square().mean() for leaf in found if leaf.requires_grad), torch.zeros(())
+    )
     total.backward()  # type: ignore[no-untyped-call]
 
 

@@ -85,11 +85,13 @@ def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module
 
 
 class _WithoutGraph(TorchFunctionMode):
-    """Copies the results of others without the graph that made them."""
+    """Copies the results of others without the graph that made them, and sparse tensors at all."""
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is Tensor.clone and args[0].layout is not torch.strided:
+            return args[0].clone()  # sparse ones are not to be asked for a memory format
         if func is not Tensor.__deepcopy__ or args[0].is_leaf:
             return func(*args, **(kwargs or {}))
         tensor, memo = args
@@ -99,7 +101,7 @@ class _WithoutGraph(TorchFunctionMode):
 def _uncopyable(model: nn.Module) -> str:
     """The attribute of a module that cannot be copied, in words."""
     for name, module in model.named_modules():
-        for key, value in vars(module).items():
+        for key, value in (vars(module) | module._parameters | module._buffers).items():
             if key not in ("_parameters", "_buffers", "_modules"):
                 try:
                     with _WithoutGraph():

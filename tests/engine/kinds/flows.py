@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diminuendo.engine.plan import Choice, Plan
+from diminuendo.engine.surgery import build
+
 FLAT = normal(8)
 BOTH = ("fc", "head")
 
@@ -207,6 +210,18 @@ def channels_last() -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+def constants() -> dict[str, Any]:
+    return {"x": FLAT(), "scale": 2.0, "mode": "any", "mask": None}
+
+
+def compressed() -> nn.Module:
+    """A network that was compressed before."""
+    model = build(nn.Sequential(Flow(), nn.Linear(6, 6)), Plan.of({"0.fc": Choice("svd", (3,))}))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
 COMPILER = ("`torch.jit.script", ".*torch.jit.*", ".*deprecated.*")
 
 ENTRIES = (
@@ -217,6 +232,7 @@ ENTRIES = (
         lambda net, pair, more: net.head(net.fc(pair[0]) + pair[1][0] * more["scale"][0]),
         lambda: ((FLAT(), (FLAT(),)), {"scale": [FLAT()]}),
     ),
+    flow("inputs that are no tensors", lambda net, x, **o: net.head(net.fc(x) * o["scale"]), constants),
     flow("one mapping as input", lambda net, x: net.head(net.fc(x["x"])), lambda: ({"x": FLAT()},)),
     flow("outputs in a dict", lambda net, x: {"logits": net.head(net.fc(x)), "hidden": [net.fc(x)], "n": len(x)}),
     flow("outputs in a tuple", lambda net, x: (net.head(net.fc(x)), (x, None))),
@@ -259,6 +275,7 @@ ENTRIES = (
     Entry("compiled", compiled, FLAT, BOTH, warnings=COMPILER),
     Entry("compiled in part", compiled_in_part, FLAT, ("0.0", "0.1.fc", "0.1.head", "1"), warnings=COMPILER),
     Entry("compiled in place", in_place, FLAT, BOTH, warnings=COMPILER),
+    Entry("compressed before", compressed, FLAT, ("0.fc.0", "0.fc.1", "0.head", "1")),
     Entry("DataParallel", lambda: nn.DataParallel(Flow()), FLAT, BOTH),
     Entry("lists and dictionaries of layers", Kept, FLAT, ("stack.0", "stack.1", "heads.a", "heads.b")),
 )

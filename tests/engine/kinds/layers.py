@@ -80,6 +80,13 @@ ENTRIES = (
     alone("transposed 3d", lambda: nn.ConvTranspose3d(4, 5, (2, 3, 2), stride=2, output_padding=(1, 0, 1)), 4, 3, 3, 3),
     alone("transposed 1d, output_padding", lambda: nn.ConvTranspose1d(6, 8, 3, stride=4, output_padding=2), 6, 5),
     alone("linear, wide", lambda: nn.Linear(4, 40), 4),
+    Entry(
+        "a layer that is the whole network",
+        lambda: nn.Linear(8, 8),
+        normal(8),
+        (),
+        {"": "it is the whole network; wrap it in nn.Sequential"},
+    ),
     Entry("unbatched convolution", Unbatched, normal(4, 7, 7), ("conv",)),
     Entry("empty tensors", Empty, normal(8), ("some",), {"nothing": "it is called with an empty tensor"}),
 )

@@ -195,6 +195,23 @@ class Doubled(nn.Linear):
         return super().forward(input) * 2
 
 
+class DropsConnections(Two):
+    """Computes with the weight itself, in training only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return self.head(functional.linear(x, functional.dropout(self.fc.weight)).relu())  # type: ignore[no-any-return]
+        return super().forward(x)
+
+
+class Masks(AsksKind):
+    """As `AsksKind`, and among its outputs are infinities and what stands for them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return torch.cat([found, found[:, :2] - torch.inf, found[:, :2] + torch.finfo(x.dtype).min], dim=1)
+
+
 class Unused(Two):
     """Has a branch that is not taken."""
 
@@ -243,6 +260,12 @@ def frozen() -> nn.Module:
 def frozen_bias() -> nn.Module:
     model = Two()
     model.head.bias.requires_grad_(False)
+    return model
+
+
+def sparse() -> nn.Module:
+    model = Two(nn.Linear(8, 8, bias=False))
+    model.fc.weight = nn.Parameter(prune.RandomUnstructured(0.7).prune(model.fc.weight.detach()).to_sparse_csr())  # type: ignore[no-untyped-call]
     return model
 
 
@@ -365,6 +388,9 @@ ENTRIES = (
     Entry("asks for the dtype", Asks, FLAT, ("fc", "head")),
     Entry("asks for the geometry", AsksMore, normal(6, 7, 7), ("conv",)),
     Entry("forward replaced by a function", patched, FLAT, ("head",), {"fc": "its forward was replaced"}),
+    Entry("weight read in training", DropsConnections, FLAT, ("head",), {"fc": "on what it is in training: TypeError"}),
+    Entry("asks for the kind, outputs masked", Masks, FLAT, ("head",), {"fc": "gives other outputs when it"}),
+    Entry("sparse", sparse, FLAT, ("head",), {"fc": "its weight is sparse"}, warnings=("Sparse CSR tensor support",)),
     Entry("asks for the kind", AsksKind, FLAT, ("head",), {"fc": "gives other outputs when it is replaced"}),
     Entry("forward called by itself", BoundForward, FLAT, ("head",), {"fc": r"uses its weight \(linear\)"}),
     Entry(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -49,7 +50,7 @@ class Discovery:
 
 
 def discover(model: nn.Module, inputs: Any) -> Discovery:
-    """Find the layers that can be compressed by running the network on one sample, in eval mode.
+    """Find the layers that can be compressed by running the network on one sample.
 
     What that sample does not reach (an expert that is not picked, a branch that is not taken) is left dense. Networks
     whose inputs do not have the samples as their first dimension are not handled.
@@ -124,6 +125,8 @@ def _by_itself(name: str, module: nn.Module) -> str:
         return "its weight is computed by a hook, not a parameter of its own"
     if type(weight) is not nn.Parameter or type(weight.data) is not Tensor:
         return f"its weight is a {type(weight).__name__}, not a plain parameter"
+    if weight.layout is not torch.strided:
+        return f"its weight is sparse ({weight.layout})"
     if not weight.requires_grad:
         return "its weight is frozen (requires_grad is False)"
     if not weight.dtype.is_floating_point:

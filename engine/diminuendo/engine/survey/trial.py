@@ -29,6 +29,9 @@ _TOLERANCE = 1e-4
 its sums differently."""
 
 
+_MASK = 1e18
+
+
 @dataclass
 class Trial:
     """A network, an input and its output on it.
@@ -42,19 +45,24 @@ class Trial:
     inputs: Any
 
     def __post_init__(self) -> None:
-        """Take the outputs of a copy, which starts from the same state as those that are tried.
+        """Take the outputs of copies, which start from the same state as those that are tried.
 
         Raises:
             TaskError: There is no copy, it runs modules or uses weights of the original, or gives no tensors.
         """
         self._check_copies()
         outputs = _run(self._copied({}), self.inputs)
-        self._reference = _tensors(outputs)
-        if not self._reference:
+        self._reference = {False: _tensors(outputs)}
+        if not self._reference[False]:
             raise TaskError(
                 f"model: there is no tensor in what it returns ({type(outputs).__name__}); return a tensor, or a "
                 "tuple, mapping or dataclass of tensors"
             )
+
+        try:
+            self._reference[True] = _tensors(_run(self._copied({}), self.inputs, training=True))
+        except Exception:  # noqa: BLE001 - BatchNorm, and other code of the network's own, takes no single sample
+            return
 
     def _check_copies(self) -> None:
         """Refuse a network of which a copy runs modules or uses trainable weights of the original."""
@@ -88,6 +96,10 @@ class Trial:
 
     def _fails(self, names: Sequence[str]) -> str:
         """Why the network with these layers wrapped does not give what the original gives; empty if it does."""
+        return next((reason for training in self._reference if (reason := self._fails_in(names, training))), "")
+
+    def _fails_in(self, names: Sequence[str], training: bool) -> str:
+        """The same in one mode."""
         memo: dict[int, object] = {}
         layers = {name: self.model.get_submodule(name) for name in names}
         counted = {name: _Counted(_bare(layer)) for name, layer in layers.items()}
@@ -97,13 +109,15 @@ class Trial:
         for name in names:
             take_place(layers[name], wrapped[name], memo)
         avoid_fast_paths(candidate)
+        when = " in training" if training else ""
         try:
-            outputs = _tensors(_run(candidate, self.inputs))
+            outputs = _tensors(_run(candidate, self.inputs, training=training))
         except Exception as error:  # noqa: BLE001 - the network's own code
-            return f"code outside of it depends on what it is: {type(error).__name__}: {_first_line(error)}"
-        if not all(each.calls for each in counted.values()):
+            return f"code outside of it depends on what it is{when}: {type(error).__name__}: {_first_line(error)}"
+        if not training and not all(each.calls for each in counted.values()):
             return "the network reaches it by another way than its modules"
-        return "" if _same(self._reference, outputs) else "the network gives other outputs when it is replaced"
+        same = _same(self._reference[training], outputs)
+        return "" if same else f"the network gives other outputs{when} when it is replaced"
 
     def _copied(self, memo: dict[int, object]) -> nn.Module:
         try:
@@ -117,12 +131,13 @@ def _tensors(outputs: Any) -> list[Tensor]:
     return list(tree.leaves(outputs)) or list(tree.leaves(getattr(outputs, "__dict__", None)))
 
 
-def _run(model: nn.Module, inputs: Any) -> Any:
-    """Outputs in eval mode, with the same random numbers each time."""
+def _run(model: nn.Module, inputs: Any, *, training: bool = False) -> Any:
+    """Outputs in eval or training mode, with the same random numbers each time."""
     devices = sorted({t.get_device() for t in model.parameters() if t.is_cuda})
     state, array_state = random.getstate(), numpy.random.get_state()
     try:
         with torch.random.fork_rng(devices=devices), evaluating(model), torch.no_grad():
+            model.train(training)
             torch.manual_seed(_SEED)
             random.seed(_SEED)
             numpy.random.seed(_SEED)
@@ -183,7 +198,9 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     if torch.equal(a, b) or not a.is_floating_point():
         return torch.equal(a, b)
-    scale = float(a.abs().max()) if a.numel() else 0.0
+    sizes = a.abs()
+    sizes = sizes[sizes < _MASK]  # neither NaN nor what stands for minus infinity
+    scale = float(sizes.max()) if sizes.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True)
 
 
