@@ -28,6 +28,11 @@ _COUNTS = "counts"
 _FIELDS = ("output_mean", "output_covariance", "input_mean", "input_covariance", "input_lags")
 
 
+def _summed(values: Tensor) -> Tensor:
+    """(B, P, R, C) -> (C,) float64: sums of samples in their own precision, summed in float64."""
+    return values.sum(dim=(1, 2)).sum(dim=0, dtype=torch.float64)
+
+
 def _summed_product(here: Tensor, there: Tensor) -> Tensor:
     """(B, n, C) twice -> (C, C) float64: products of blocks of rows in their own precision, summed in float64."""
     batch, count, channels = here.shape
@@ -45,7 +50,9 @@ def _summed_product(here: Tensor, there: Tensor) -> Tensor:
 class _Gram:
     """Mean and covariances of channels that come in batches, in float64, one group of channels beside the other.
 
-    Values are taken about the mean of the first batch, so that the subtraction at the end loses no digits.
+    Values are taken about the mean of the first batch, so that the subtraction at the end loses no digits. Sums of one
+    sample and products of a few thousand rows are taken in the values' precision (at least float32), and added up in
+    float64.
 
     Attributes:
         lags: Distances along the first spatial axis, at which covariances are taken: 0, then others.
@@ -63,20 +70,19 @@ class _Gram:
 
     def add(self, values: Tensor) -> bool:
         """Take in (B, P, R, C), not empty, of any floating-point type, P along the first axis; False if not finite."""
-        values = values.detach().to(torch.float64)
-        rows = values.flatten(0, 2)
+        values = values.detach().to(torch.promote_types(values.dtype, torch.float32))
         if self.count == 0:
-            self._start(rows)
-        values = values - self._centre
-        self.count += len(rows)
-        total = values.sum(dim=(0, 1, 2))
+            self._start(values)
+        values = values - self._centre.to(values.dtype)
+        self.count += values.shape[:3].numel()
+        total = _summed(values)
         self._sum += total
         for lag, pairs in zip(self.lags, self._pairs, strict=self._squares):
             pairs.add(values, total, lag)
         return bool(torch.isfinite(self._sum).all())
 
-    def _start(self, rows: Tensor) -> None:
-        self._centre = rows.mean(dim=0)
+    def _start(self, values: Tensor) -> None:
+        self._centre = _summed(values) / values.shape[:3].numel()
         self._sum = torch.zeros_like(self._centre)
         self._pairs = [_Pairs(self._groups, self._centre) for _ in self.lags if self._squares]
 
@@ -111,15 +117,18 @@ class _Pairs:
     def add(self, values: Tensor, total: Tensor, lag: int) -> None:
         """Take in (B, P, R, C) with its sum (C,) over rows."""
         size = values.shape[1]
-        here, there = self._grouped(values[:, : max(size - lag, 0)]), self._grouped(values[:, lag:])
-        self._squares += here.mT @ there
-        self._here += (total - values[:, max(size - lag, 0) :].sum(dim=(0, 1, 2))).view_as(self._here)
-        self._there += (total - values[:, :lag].sum(dim=(0, 1, 2))).view_as(self._there)
-        self._count += here.shape[1]
+        kept = max(size - lag, 0)
+        self._squares += self._product(values[:, :kept], values[:, lag:])
+        self._here += (total - _summed(values[:, kept:])).view_as(self._here)
+        self._there += (total - _summed(values[:, :lag])).view_as(self._there)
+        self._count += values[:, :kept].shape[:3].numel()
 
-    def _grouped(self, values: Tensor) -> Tensor:
-        """(B, P, R, C) -> (G, B P R, C / G)."""
-        return values.reshape(-1, *self._here.shape).movedim(1, 0)
+    def _product(self, here: Tensor, there: Tensor) -> Tensor:
+        """(B, P, R, C) twice -> (G, C / G, C / G) float64."""
+        if len(self._here) == 1:
+            return _summed_product(here.flatten(1, 2), there.flatten(1, 2)).unsqueeze(0)
+        first, second = (rows.reshape(-1, *self._here.shape).movedim(1, 0).to(torch.float64) for rows in (here, there))
+        return first.mT @ second
 
     def about(self, origin: Tensor) -> Tensor:
         """(G, C / G, C / G) sum of the products of rows less an origin (G, C / G)."""
