@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diminuendo.engine.formats.projection import dropped_share, on_data, orient, pad, product_directions, spread
+from diminuendo.engine.formats.projection import on_data, orient, output_directions, pad, product_directions
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -47,22 +47,23 @@ def test_orientation_makes_the_largest_component_positive() -> None:
     assert orient(vectors).tolist() == [[-1.0, 3.0, 0.0], [2.0, -1.0, 0.0]]
 
 
-def test_dropped_share_by_hand() -> None:
-    spectrum = torch.tensor([5.0, 3.0, 2.0])
-    assert [dropped_share(spectrum, rank) for rank in range(4)] == pytest.approx([1.0, 0.5, 0.2, 0.0])
-    assert dropped_share(torch.zeros(3), 1) == 0.0
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5)])
+def test_a_map_is_factored_by_its_output_without_loss(shape: tuple[int, int]) -> None:
+    matrix, data = normal(*shape), normal(shape[1], 300, seed=1)
+    outputs = matrix @ data
+    product = output_directions(matrix, outputs @ outputs.T / 300)
+    torch.testing.assert_close(product.left @ product.right, matrix, atol=1e-12, rtol=0)
+    torch.testing.assert_close(product.left.T @ product.left, torch.eye(min(shape), dtype=torch.float64))
+    seen = product.right @ data
+    torch.testing.assert_close(seen @ seen.T / 300, product.spectrum.diag(), atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 50, 512, 5000])
-def test_spread_is_short_and_has_both_ends(count: int) -> None:
-    chosen = spread(count)
-    assert len(chosen) == min(count, 32)
-    assert chosen == sorted(set(chosen))
-    if count:
-        assert (chosen[0], chosen[-1]) == (1, count)
-    if count > 100:  # even on a log scale once steps are larger than one
-        ratios = [b / a for a, b in zip(chosen[-9:], chosen[-8:], strict=False)]
-        assert max(ratios) / min(ratios) < 1.05
+def test_output_directions_stay_within_the_maps_range_where_the_data_say_nothing() -> None:
+    # No data at all: any basis of the range will do, but one outside of it would lose the map.
+    matrix = normal(6, 2)
+    product = output_directions(matrix, torch.zeros(6, 6, dtype=torch.float64))
+    torch.testing.assert_close(product.left @ product.right, matrix, atol=1e-12, rtol=0)
+    assert product.spectrum.tolist() == [0.0, 0.0]
 
 
 def test_pad_puts_the_tensor_into_the_corner() -> None:

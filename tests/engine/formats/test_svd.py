@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from tests.engine.formats.cases import Case, conv, linear, rows
+from tests.engine.formats.cases import Case, conv, formed, linear, of, resized, tuned
 from torch import Tensor, nn
 
 from diminuendo.engine.formats import FORMATS, get
-from diminuendo.engine.plan import LayerSpec, PlanError
+from diminuendo.engine.plan import FORMAT_NAMES, Call, LayerSpec, PlanError
 from diminuendo.engine.profile import profile
 
 SVD = get("svd")
@@ -19,6 +19,8 @@ CASES = {
     "stem": conv(20, 1, bias=False),
     "1x1, stride 2": conv(7, 9, 1, stride=2, padding=0),
     "1x3, dilated": conv(4, 6, (1, 3), dilation=2),
+    "conv1d": of(nn.Conv1d(5, 8, 3, dtype=torch.float64), (11,)),
+    "transposed": of(nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, dtype=torch.float64), (5, 4)),
 }
 
 
@@ -29,24 +31,29 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def at_rank(case: Case, rank: int) -> nn.Sequential:
-    """The form at a rank, from the case's factors."""
-    module = SVD.build(case.layer, (rank,))
-    SVD.load(module, SVD.factor(case.spec, case.weight, case.bias, case.moments), (rank,))
-    return module
+    return formed(SVD, case, (rank,))
 
 
-def error(case: Case, module: nn.Module) -> float:
-    """Mean squared error of a row of outputs."""
-    return float((rows(module(case.inputs).detach()) - case.outputs()).pow(2).sum(dim=1).mean())
+def variances(case: Case) -> Tensor:
+    """Independently of `Moments`: eigenvalues of the covariance of the outputs, descending."""
+    values: Tensor = torch.linalg.eigvalsh(case.outputs().T.cov(correction=0))
+    return values.flip(0)
 
 
 def test_cost_by_hand() -> None:
     # 3x3, 8 -> 16, rank 4, with bias, 10x10 outputs: 4*8*9 + 4*16 + 16 = 368.
-    spec = LayerSpec("c", "conv2d", 16, 8, (3, 3), True, 100, 400)
+    spec = LayerSpec("c", "conv", 16, 8, (3, 3), True, calls=(Call(1, (20, 20), (10, 10)),))
     assert SVD.cost(spec, (4,)).params == 368
     assert SVD.cost(spec, (4,)).macs == 36_800
-    # 96 -> 10, rank 3, no bias: 3 * (96 + 10).
-    assert SVD.cost(LayerSpec("f", "linear", 10, 96, (1, 1), False, 1, 1), (3,)).macs == 318
+    # 96 -> 10, rank 3, no bias, for 7 rows: 3 * (96 + 10).
+    assert SVD.cost(LayerSpec("f", "linear", 10, 96, calls=(Call(7),)), (3,)).macs == 7 * 318
+    # Of 4 groups each 2 -> 4 at rank 2: 4 * (2*2*9 + 2*4); called twice.
+    spec = LayerSpec("g", "conv", 16, 8, (3, 3), groups=4, calls=(Call(2, (5, 5), (5, 5)),))
+    assert SVD.cost(spec, (2,)).params == 176
+    assert SVD.cost(spec, (2,)).macs == 2 * 25 * 176
+    # Transposed 2x2, stride 2, 8 -> 6 at rank 3: 4*8*3 for each of 9 inputs; 3*6 and the bias for each of 36 outputs.
+    spec = LayerSpec("t", "conv_transpose", 6, 8, (2, 2), True, calls=(Call(1, (3, 3), (6, 6)),))
+    assert SVD.cost(spec, (3,)).macs == 96 * 9 + (18 + 6) * 36
 
 
 def test_cost_is_what_the_profiler_counts(case: Case) -> None:
@@ -63,18 +70,17 @@ def test_full_rank_is_the_layer_itself(case: Case) -> None:
 
 def test_the_residual_is_the_sum_of_the_dropped_eigenvalues(case: Case) -> None:
     (top,) = SVD.max_ranks(case.spec)
-    values = torch.linalg.eigvalsh(case.moments.output_covariance).flip(0)
-    factors = SVD.factor(case.spec, case.weight, case.bias, case.moments)
+    values = variances(case)
+    factors = SVD.factor(case.sides)
     for rank in range(1, top):
-        found = error(case, at_rank(case, rank))
         if case.spec.bias:
-            assert found == pytest.approx(float(values[rank:].sum()), rel=1e-9)
+            assert case.error(at_rank(case, rank)) == pytest.approx(float(values[rank:].sum()), rel=1e-8)
         assert SVD.energy(factors, (rank,)) == pytest.approx(float(values[rank:].sum() / values.sum()), rel=1e-7)
 
 
 def test_the_mean_stays_where_it_was(case: Case) -> None:
     if case.spec.bias:
-        mean = rows(at_rank(case, 2)(case.inputs)).mean(dim=0)
+        mean = case.rows(at_rank(case, 2)(case.inputs)).mean(dim=0)
         torch.testing.assert_close(mean, case.outputs().mean(dim=0), atol=1e-10, rtol=0)
 
 
@@ -82,21 +88,22 @@ def test_without_a_place_for_the_mean_the_projection_is_about_zero() -> None:
     case = conv(6, 5, bias=False, absorbs_mean=False)
     outputs = case.outputs()
     values = torch.linalg.eigvalsh(outputs.T @ outputs / len(outputs)).flip(0)
-    assert error(case, at_rank(case, 3)) == pytest.approx(float(values[3:].sum()), rel=1e-9)
+    assert case.error(at_rank(case, 3)) == pytest.approx(float(values[3:].sum()), rel=1e-9)
 
 
-def test_it_agrees_with_the_whitened_svd() -> None:
+@pytest.mark.parametrize("out", [4, 6, 9])
+def test_it_agrees_with_the_whitened_svd(out: int) -> None:
     # Independently: W' = the best rank r of W S in the usual norm, times S^-1, where S S^T = E[x x^T].
-    case = linear(8, 6, bias=False, absorbs_mean=False)
+    case = linear(out, 6, bias=False, absorbs_mean=False)
     root = torch.linalg.cholesky(case.inputs.T @ case.inputs / len(case.inputs))
     left, values, right = torch.linalg.svd(case.weight @ root, full_matrices=False)
-    for rank in range(1, 6):
+    for rank in range(1, min(out, 6)):
         whitened = torch.linalg.solve_triangular(
             root, (left[:, :rank] * values[:rank]) @ right[:rank], upper=False, left=False
         )
         module = at_rank(case, rank)
         product = module.get_parameter("1.weight") @ module.get_parameter("0.weight")
-        torch.testing.assert_close(product.detach(), whitened, atol=1e-9, rtol=0)
+        torch.testing.assert_close(product.detach(), whitened, atol=1e-10, rtol=0)
 
 
 def test_it_beats_the_plain_svd_on_the_data() -> None:
@@ -105,58 +112,22 @@ def test_it_beats_the_plain_svd_on_the_data() -> None:
     for rank in range(1, 6):
         plain = (left[:, :rank] * values[:rank]) @ right[:rank]
         outputs = nn.functional.conv2d(case.inputs, plain.reshape(case.weight.shape), padding=1)
-        plain_error = float((rows(outputs) - case.outputs()).pow(2).sum(dim=1).mean())
-        assert error(case, at_rank(case, rank)) < plain_error
-
-
-def test_factors_are_the_same_every_time_and_their_signs_are_fixed(case: Case) -> None:
-    first = SVD.factor(case.spec, case.weight, case.bias, case.moments)
-    again = SVD.factor(case.spec, case.weight.clone(), case.bias, case.moments)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    left = first["left"]
-    assert bool((left.gather(0, left.abs().argmax(dim=0, keepdim=True)) > 0).all())
-
-
-def test_factors_have_the_weights_dtype() -> None:
-    case = conv(6, 5)
-    factors = SVD.factor(case.spec, case.weight.float(), None, case.moments)
-    assert factors["left"].dtype == factors["right"].dtype == torch.float32
-    assert factors["spectrum"].dtype == torch.float64
-
-
-@pytest.mark.parametrize("dead", ["weight", "data"])
-def test_zero_weights_and_constant_data_are_no_error(dead: str) -> None:
-    case = conv(6, 5)
-    if dead == "weight":
-        nn.init.zeros_(case.layer.weight)
-    inputs = torch.ones_like(case.inputs) if dead == "data" else case.inputs
-    layer, spec = case.layer, case.spec
-    zeros = torch.zeros(6, 6, dtype=torch.float64)
-    still = dataclasses.replace(case.moments, output_covariance=zeros, output_mean=zeros[0])
-    factors = SVD.factor(spec, layer.weight.detach(), layer.bias, still)
-    assert SVD.energy(factors, (1,)) == 0.0
-    assert SVD.ladder(spec, factors) == [(1,)]
-    module = SVD.build(layer, (6,))
-    SVD.load(module, factors, (6,))
-    torch.testing.assert_close(module(inputs), layer(inputs), atol=1e-11, rtol=0)
+        plain_error = float((case.rows(outputs) - case.outputs()).pow(2).sum(dim=1).mean())
+        assert case.error(at_rank(case, rank)) < plain_error
 
 
 def test_rank_deficient_weights_are_exact_at_their_rank() -> None:
     case = conv(6, 5)
+    weight = case.layer.get_parameter("weight")
     with torch.no_grad():
-        case.layer.weight[3:] = case.layer.weight[:3] * 2.0
-    outputs = rows(case.layer(case.inputs).detach()) - case.layer.bias.detach()  # type: ignore[union-attr]
-    centred = outputs - outputs.mean(dim=0)
-    moments = dataclasses.replace(
-        case.moments, output_mean=outputs.mean(dim=0), output_covariance=centred.T @ centred / len(centred)
-    )
-    deficient = dataclasses.replace(case, moments=moments)
-    assert error(deficient, at_rank(deficient, 3)) < 1e-20
-    assert SVD.ladder(case.spec, SVD.factor(case.spec, case.weight, case.bias, moments)) == [(1,), (2,), (3,)]
+        weight[3:] = weight[:3] * 2.0
+    deficient = case.retaken()
+    assert deficient.error(at_rank(deficient, 3)) < 1e-20
+    assert SVD.ladder(case.spec, SVD.factor(deficient.sides)) == [(1,), (2,), (3,)]
 
 
 def test_the_ladder_is_nested_cheaper_than_dense_and_short() -> None:
-    spec = LayerSpec("c", "conv2d", 256, 256, (3, 3), False, 1, 1)
+    spec = LayerSpec("c", "conv", 256, 256, (3, 3), calls=())
     flat = {"spectrum": torch.ones(256, dtype=torch.float64)}
     ladder = SVD.ladder(spec, flat)
     assert ladder[0] == (1,)
@@ -174,32 +145,14 @@ def test_ranks_out_of_range_are_named(case: Case) -> None:
 
 
 def test_unknown_formats_are_named() -> None:
-    with pytest.raises(PlanError, match=r"unknown format 'tt'; known: dense, svd, tucker2"):
-        get("tt")
-    assert list(FORMATS) == ["svd", "tucker2"]
-
-
-def resized(case: Case, module: nn.Module, rank: int) -> nn.Sequential:
-    """A module at another rank, warm-started from a tuned one."""
-    child = SVD.build(case.layer, (rank,))
-    factors = SVD.factor(case.spec, case.weight, case.bias, case.moments)
-    child.load_state_dict(SVD.resize(module.state_dict(), (rank,), factors))
-    return child
-
-
-def tune(module: nn.Module, amount: float, seed: int = 3) -> nn.Module:
-    """Change all weights at random by a share of their spread."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in module.parameters():
-            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            weight.add_(amount * weight.abs().mean() * noise)
-    return module
+    with pytest.raises(PlanError, match=r"unknown format 'lu'; known: dense, svd, svd_input, spatial, tucker2, cp, tt"):
+        get("lu")
+    assert tuple(FORMATS) == FORMAT_NAMES
 
 
 def test_growing_keeps_the_tuned_function_and_can_learn(case: Case) -> None:
-    parent = tune(at_rank(case, 2), 0.5)
-    child = resized(case, parent, 4)
+    parent = tuned(at_rank(case, 2))
+    child = resized(SVD, case, parent, (4,))
     torch.testing.assert_close(child(case.inputs), parent(case.inputs), atol=1e-11, rtol=0)
     child(case.inputs).pow(2).sum().backward()
     gradient = child.get_parameter("1.weight").grad
@@ -209,7 +162,7 @@ def test_growing_keeps_the_tuned_function_and_can_learn(case: Case) -> None:
 
 def test_shrinking_untuned_factors_is_slicing_them(case: Case) -> None:
     (top,) = SVD.max_ranks(case.spec)
-    child = resized(case, at_rank(case, top), 2)
+    child = resized(SVD, case, at_rank(case, top), (2,))
     torch.testing.assert_close(child(case.inputs), at_rank(case, 2)(case.inputs), atol=1e-9, rtol=0)
 
 
@@ -226,19 +179,54 @@ def test_shrinking_tuned_factors_is_optimal_on_the_data() -> None:
     centred = before - before.mean(dim=0)
     values = torch.linalg.eigvalsh(centred.T @ centred / len(centred)).flip(0)
     for rank in (1, 3, 5):
-        lost = resized(case, parent, rank)(case.inputs).detach() - before
+        lost = resized(SVD, case, parent, (rank,))(case.inputs).detach() - before
         assert float(lost.pow(2).sum(dim=1).mean()) == pytest.approx(float(values[rank:].sum()), rel=1e-8)
         torch.testing.assert_close(lost.mean(dim=0), torch.zeros(8, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
 def test_shrinking_tuned_factors_beats_the_svd_of_their_product() -> None:
     case = conv(8, 6, seed=2)
-    parent = tune(at_rank(case, 6), 0.2)
-    before = rows(parent(case.inputs).detach())
+    parent = tuned(at_rank(case, 6), 0.2)
+    before = parent(case.inputs).detach()
     outer, inner = parent.get_parameter("1.weight").detach(), parent.get_parameter("0.weight").detach()
+    bias = parent.get_parameter("1.bias").detach()
     left, values, right = torch.linalg.svd(outer.flatten(1) @ inner.flatten(1), full_matrices=False)
     for rank in (1, 2, 3, 4):
         plain = ((left[:, :rank] * values[:rank]) @ right[:rank]).reshape(case.weight.shape)
-        plain_out = rows(nn.functional.conv2d(case.inputs, plain, case.bias, padding=1))
-        lost = rows(resized(case, parent, rank)(case.inputs).detach()) - before
+        plain_out = nn.functional.conv2d(case.inputs, plain, bias, padding=1)
+        lost = resized(SVD, case, parent, (rank,))(case.inputs).detach() - before
         assert float(lost.pow(2).mean()) < float((plain_out - before).pow(2).mean())
+
+
+def test_groups_are_factored_each_by_itself() -> None:
+    # Two groups are two layers: the same spectra, and at every rank the same output.
+    grouped = of(nn.Conv2d(6, 8, 3, groups=2, dtype=torch.float64))
+    factors = SVD.factor(grouped.sides)
+    for group in range(2):
+        alone = nn.Conv2d(3, 4, 3, dtype=torch.float64)
+        weight, bias = grouped.layer.get_parameter("weight"), grouped.layer.get_parameter("bias")
+        with torch.no_grad():
+            alone.weight.copy_(weight[4 * group : 4 * group + 4])
+            assert alone.bias is not None
+            alone.bias.copy_(bias[4 * group : 4 * group + 4])
+        case = Case(
+            LayerSpec("a", "conv", 4, 3, (3, 3), True),
+            alone,
+            grouped.inputs[:, 3 * group : 3 * group + 3],
+            grouped.moments,
+        )
+        case = case.retaken()
+        torch.testing.assert_close(SVD.factor(case.sides)["spectrum"], factors["spectrum"][group])
+        both = formed(SVD, grouped, (2,))(grouped.inputs)[:, 4 * group : 4 * group + 4]
+        torch.testing.assert_close(both, at_rank(case, 2)(case.inputs), atol=1e-11, rtol=0)
+
+
+def test_moments_may_be_replaced_without_their_layer() -> None:
+    # A layer that the data never reach: nothing to choose by, and yet the whole layer at full rank.
+    case = conv(6, 5)
+    zeros = torch.zeros(6, 6, dtype=torch.float64)
+    still = dataclasses.replace(case, moments=dataclasses.replace(case.moments, output_covariance=zeros))
+    factors = SVD.factor(still.sides)
+    assert SVD.energy(factors, (1,)) == 0.0
+    assert SVD.ladder(case.spec, factors) == [(1,)]
+    torch.testing.assert_close(formed(SVD, still, (6,))(case.inputs), case.layer(case.inputs), atol=1e-11, rtol=0)

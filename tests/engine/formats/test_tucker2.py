@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
 import tensorly
 import torch
+from tensorly.decomposition import partial_tucker
 from tensorly.tenalg import multi_mode_dot
-from tests.engine.formats.cases import Case, conv, linear, moments_of, rows
+from tests.engine.formats.cases import Case, conv, formed, linear, of, resized, tuned, white
 from torch import Tensor, nn
 
 from diminuendo.engine.formats import get
-from diminuendo.engine.plan import LayerSpec, PlanError
+from diminuendo.engine.plan import Call, LayerSpec, PlanError
 from diminuendo.engine.profile import profile
 
 TUCKER2 = get("tucker2")
@@ -31,14 +31,11 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def factors_of(case: Case) -> dict[str, Tensor]:
-    return TUCKER2.factor(case.spec, case.weight, case.bias, case.moments)
+    return TUCKER2.factor(case.sides)
 
 
 def at_ranks(case: Case, ranks: tuple[int, ...]) -> nn.Sequential:
-    """The form at some ranks, from the case's factors."""
-    module = TUCKER2.build(case.layer, ranks)
-    TUCKER2.load(module, factors_of(case), ranks)
-    return module
+    return formed(TUCKER2, case, ranks)
 
 
 def halves(case: Case) -> tuple[int, ...]:
@@ -47,7 +44,7 @@ def halves(case: Case) -> tuple[int, ...]:
 
 def test_cost_by_hand() -> None:
     # 3x3, stride 2, 8 -> 16 on 20x20, ranks (3, 4), with bias: 8*3 at 400, 9*3*4 + 4*16 + 16 at 100 positions.
-    spec = LayerSpec("c", "conv2d", 16, 8, (3, 3), True, 100, 400)
+    spec = LayerSpec("c", "conv", 16, 8, (3, 3), True, calls=(Call(1, (20, 20), (10, 10)),))
     assert TUCKER2.cost(spec, (3, 4)).params == 24 + 108 + 64 + 16
     assert TUCKER2.cost(spec, (3, 4)).macs == 24 * 400 + (108 + 64 + 16) * 100
 
@@ -82,13 +79,10 @@ def test_the_kernel_is_the_tucker_product_that_tensorly_makes(case: Case) -> Non
 
 def test_at_full_input_rank_the_output_side_is_svds_optimum(case: Case) -> None:
     top_in, top_out = TUCKER2.max_ranks(case.spec)
-    values = torch.linalg.eigvalsh(case.moments.output_covariance).flip(0)
+    values = torch.linalg.eigvalsh(case.outputs().T.cov(correction=0)).flip(0)
     for rank in range(1, top_out):
-        lost = rows(at_ranks(case, (top_in, rank))(case.inputs).detach()) - case.outputs()
-        lost = lost - lost.mean(dim=0)
-        expected = float(values[rank:].sum())
-        assert float(lost.pow(2).sum(dim=1).mean()) == pytest.approx(expected, rel=1e-8)
-        share = expected / float(values.sum())
+        share = float(values[rank:].sum() / values.sum())
+        assert case.share(at_ranks(case, (top_in, rank))) == pytest.approx(share, rel=1e-8)
         assert TUCKER2.energy(factors_of(case), (top_in, rank)) == pytest.approx(share, rel=1e-7)
 
 
@@ -96,7 +90,7 @@ def test_the_input_side_is_the_optimum_for_the_stacked_kernel() -> None:
     # Independently: the whitened SVD of the kernel stacked to (K O, I) under the input channels' covariance.
     case = conv(4, 7, bias=False)
     stacked = case.weight.permute(0, 2, 3, 1).reshape(-1, 7)
-    root = torch.linalg.cholesky(case.moments.input_covariance)
+    root = torch.linalg.cholesky(case.rows(case.inputs).T.cov(correction=0))
     left, values, right = torch.linalg.svd(stacked @ root, full_matrices=False)
     factors = factors_of(case)
     torch.testing.assert_close(factors["input_spectrum"], values.square(), rtol=1e-9, atol=0)
@@ -109,13 +103,28 @@ def test_the_input_side_is_the_optimum_for_the_stacked_kernel() -> None:
 
 
 def test_the_mean_stays_where_it_was_away_from_borders() -> None:
-    case = conv(5, 6, padding=0)
-    flat = case.inputs.mean(dim=(2, 3), keepdim=True).expand(-1, -1, 8, 8)  # every window has the same mean
-    moments = moments_of(case.layer, flat, absorbs_mean=True)
-    flat_case = dataclasses.replace(case, inputs=flat, moments=moments)
+    # Every window has the same mean when all positions have.
+    layer = nn.Conv2d(6, 5, 3, dtype=torch.float64)
+    case = of(layer)
+    flat = case.inputs.mean(dim=(2, 3), keepdim=True).expand(-1, -1, 8, 8).contiguous()
+    case = Case(case.spec, layer, flat, case.moments).retaken()
     for ranks in ((1, 1), (3, 2), (2, 4)):
-        mean = rows(at_ranks(flat_case, ranks)(flat).detach()).mean(dim=0)
-        torch.testing.assert_close(mean, flat_case.outputs().mean(dim=0), atol=1e-10, rtol=0)
+        mean = case.rows(at_ranks(case, ranks)(flat).detach()).mean(dim=0)
+        torch.testing.assert_close(mean, case.outputs().mean(dim=0), atol=1e-10, rtol=0)
+
+
+def test_on_white_noise_it_is_tensorlys_partial_tucker() -> None:
+    # HOSVD is where its iterations start; ours are the same subspaces, so the first reconstruction is the same.
+    layer = conv(6, 5).layer
+    factors = TUCKER2.factor(white(layer).sides)
+    kernel = layer.get_parameter("weight").detach()
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
+        for r_in, r_out in ((2, 3), (4, 2), (5, 6)):
+            (_, (output, inner)), _ = partial_tucker(kernel, rank=[r_out, r_in], modes=[0, 1], n_iter_max=0, init="svd")
+            ours = factors["output"][:, :r_out], factors["input"][:r_in].T
+            for own, theirs in zip(ours, (output, inner), strict=True):
+                basis = torch.linalg.qr(own).Q
+                torch.testing.assert_close(basis @ basis.T, theirs @ theirs.T, atol=1e-10, rtol=0)
 
 
 def test_energy_is_what_both_sides_lose_together() -> None:
@@ -161,44 +170,24 @@ def test_it_has_no_form_of_1x1_and_linear_layers() -> None:
         TUCKER2.cost(conv(6, 5).spec, (2, 9))
 
 
-def test_factors_are_the_same_every_time(case: Case) -> None:
-    first, again = factors_of(case), factors_of(case)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-
-
-def resized(case: Case, module: nn.Module, ranks: tuple[int, ...]) -> nn.Sequential:
-    child = TUCKER2.build(case.layer, ranks)
-    child.load_state_dict(TUCKER2.resize(module.state_dict(), ranks, factors_of(case)))
-    return child
-
-
-def tune(module: nn.Module, amount: float) -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for weight in module.parameters():
-            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-            weight.add_(amount * weight.abs().mean() * noise)
-    return module
-
-
 def relative_loss(case: Case, module: nn.Module, reference: nn.Module) -> float:
     """Share of the reference's output variance that a module loses."""
-    outputs = rows(reference(case.inputs).detach())
-    lost = rows(module(case.inputs).detach()) - outputs
+    outputs = case.rows(reference(case.inputs).detach())
+    lost = case.rows(module(case.inputs).detach()) - outputs
     return float(lost.pow(2).sum() / (outputs - outputs.mean(dim=0)).pow(2).sum())
 
 
 def test_growing_either_side_or_both_keeps_the_tuned_function(case: Case) -> None:
     low, top = halves(case), TUCKER2.max_ranks(case.spec)
-    parent = tune(at_ranks(case, low), 0.5)
+    parent = tuned(at_ranks(case, low))
     for ranks in (top, (low[0], top[1]), (top[0], low[1])):
-        child = resized(case, parent, ranks)
+        child = resized(TUCKER2, case, parent, ranks)
         torch.testing.assert_close(child(case.inputs), parent(case.inputs), atol=1e-10, rtol=0)
 
 
 def test_grown_directions_can_learn() -> None:
     case = conv(6, 5)
-    child = resized(case, tune(at_ranks(case, (2, 3)), 0.5), (4, 5))
+    child = resized(TUCKER2, case, tuned(at_ranks(case, (2, 3))), (4, 5))
     child(case.inputs).pow(2).sum().backward()
     core, last = child.get_parameter("1.weight").grad, child.get_parameter("2.weight").grad
     assert isinstance(core, Tensor)
@@ -209,14 +198,14 @@ def test_grown_directions_can_learn() -> None:
 
 def test_shrinking_the_output_of_untuned_factors_is_slicing_them(case: Case) -> None:
     top_in, top_out = TUCKER2.max_ranks(case.spec)
-    child = resized(case, at_ranks(case, (top_in, top_out)), (top_in, max(1, top_out // 2)))
+    child = resized(TUCKER2, case, at_ranks(case, (top_in, top_out)), (top_in, max(1, top_out // 2)))
     sliced = at_ranks(case, (top_in, max(1, top_out // 2)))
     torch.testing.assert_close(child(case.inputs), sliced(case.inputs), atol=1e-8, rtol=0)
 
 
 def test_shrinking_both_sides_of_tuned_factors_beats_hosvd_of_the_tuned_kernel() -> None:
     case = conv(10, 8, bias=False)
-    parent = tune(at_ranks(case, (7, 8)), 0.1)
+    parent = tuned(at_ranks(case, (7, 8)), 0.1)
     first, core, last = (parent.get_parameter(f"{i}.weight").detach() for i in range(3))
     kernel = torch.einsum("or,rjkl,ji->oikl", last[:, :, 0, 0], core, first[:, :, 0, 0])
     left = torch.linalg.svd(kernel.flatten(1), full_matrices=False)[0]
@@ -225,9 +214,9 @@ def test_shrinking_both_sides_of_tuned_factors_beats_hosvd_of_the_tuned_kernel()
         out, inp = left[:, :r_out] @ left[:, :r_out].T, right[:, :r_in] @ right[:, :r_in].T
         plain = nn.Conv2d(8, 10, 3, padding=1, bias=False, dtype=torch.float64)
         plain.weight.data.copy_(torch.einsum("op,pjkl,ji->oikl", out, kernel, inp))
-        ours = resized(case, parent, (r_in, r_out))
+        ours = resized(TUCKER2, case, parent, (r_in, r_out))
         ours_out, plain_out = (
-            rows(m(case.inputs).detach()) - rows(parent(case.inputs).detach()) for m in (ours, plain)
+            case.rows(m(case.inputs).detach()) - case.rows(parent(case.inputs).detach()) for m in (ours, plain)
         )
         # Without a bias, BatchNorm follows: means are no loss.
         ours_out, plain_out = ours_out - ours_out.mean(dim=0), plain_out - plain_out.mean(dim=0)
@@ -237,18 +226,18 @@ def test_shrinking_both_sides_of_tuned_factors_beats_hosvd_of_the_tuned_kernel()
 def test_one_side_may_shrink_while_the_other_grows() -> None:
     case = conv(6, 5)
     parent = at_ranks(case, (3, 3))
-    child = resized(case, parent, (5, 2))
-    expected = resized(case, parent, (3, 2))
+    child = resized(TUCKER2, case, parent, (5, 2))
+    expected = resized(TUCKER2, case, parent, (3, 2))
     torch.testing.assert_close(child(case.inputs), expected(case.inputs), atol=1e-10, rtol=0)
-    child = resized(case, parent, (2, 6))
-    expected = resized(case, parent, (2, 3))
+    child = resized(TUCKER2, case, parent, (2, 6))
+    expected = resized(TUCKER2, case, parent, (2, 3))
     torch.testing.assert_close(child(case.inputs), expected(case.inputs), atol=1e-10, rtol=0)
 
 
 def test_an_input_rank_above_what_the_output_lets_through_is_padded() -> None:
     # One output channel of a 1x3 kernel can see at most 3 input directions.
     case = conv(4, 8, (1, 3), bias=False)
-    child = resized(case, at_ranks(case, (8, 4)), (6, 1))
+    child = resized(TUCKER2, case, at_ranks(case, (8, 4)), (6, 1))
     assert child.get_parameter("0.weight").shape == (6, 8, 1, 1)
     sliced = at_ranks(case, (8, 1))
     assert relative_loss(case, child, sliced) < 1e-12

@@ -124,7 +124,7 @@ def position_moment(correlation: Tensor, kernel: Sequence[int]) -> Tensor:
 
 
 def position_roots(correlation: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(K, K) S with ``S S^T`` the moment of the positions, and the inverse of ``S^T``."""
-    values, vectors = torch.linalg.eigh(position_moment(correlation, kernel))
+    """(K, K) S with ``S S^T`` the moment of the positions, and the inverse of ``S^T``, float64."""
+    values, vectors = torch.linalg.eigh(position_moment(correlation.to(torch.float64), kernel))
     spread = values.clamp_min(_RIDGE * float(values.max())).sqrt()
     return vectors * spread, vectors / spread

@@ -26,6 +26,9 @@ Without it the best sum of few components may not exist: two of them grow withou
 2008). The ridge also keeps the three norms of a component equal, at which their squares' sum is least.
 """
 
+_SHAKE = 0.03
+"""Of a component's norm for each element."""
+
 _EXACT = 1e-12
 """Share of the largest singular value below which one counts as zero."""
 
@@ -42,13 +45,24 @@ def fit(tensor: Tensor, rank: int) -> Sum:
         output, kernel, inner = (tensor.new_zeros(side, 0) for side in tensor.shape)
         return output, kernel, inner
     start, exact = sliced(tensor / norm, rank)
-    return _scaled(start if exact else _alternate(tensor / norm, start), norm)
+    return _scaled(start if exact else _alternate(tensor / norm, _shaken(start), ITERATIONS[-1]), norm)
 
 
 def refit(tensor: Tensor, start: Sum) -> Sum:
     """The sum of as many components that a few alternations from a start find; the tensor's norm is above 0."""
     norm = float(tensor.norm())
     return _scaled(_alternate(tensor / norm, _scaled(normal(start), 1 / norm), ITERATIONS[0]), norm)
+
+
+def _shaken(parts: Sum) -> Sum:
+    """A little off: where components are orthogonal, alternating may stand still on a saddle. The same every time."""
+    generator = torch.Generator().manual_seed(0)
+    output, kernel, inner = (
+        part
+        + _SHAKE * part.norm(dim=0) * torch.randn(part.shape, generator=generator, dtype=part.dtype).to(part.device)
+        for part in parts
+    )
+    return output, kernel, inner
 
 
 def _scaled(parts: Sum, factor: float) -> Sum:
@@ -76,7 +90,7 @@ def sliced(tensor: Tensor, rank: int) -> tuple[Sum, bool]:
     return (left[which, :, place].T * size, kernels[:, which] * size, right[which, place].T * size), kept <= rank
 
 
-def _alternate(tensor: Tensor, start: Sum, most: int = ITERATIONS[-1]) -> Sum:
+def _alternate(tensor: Tensor, start: Sum, most: int) -> Sum:
     """tensorly's CP-ALS of a tensor of norm 1, imported when first needed: it takes half a second to load."""
     import tensorly
     from tensorly.decomposition import parafac

@@ -101,7 +101,7 @@ class Tucker2(Format):
             cut = _narrow_output(cut, r_out, factors)
         if r_in < len(first):
             cut = _narrow_input(cut, r_in, factors)
-        if r_in > len(first):
+        if r_in > len(cut.weights[0]):  # or the narrowed core sees fewer directions than that
             cut = _widen_input(cut, r_in, factors)
         if r_out > len(core):
             cut = _widen_output(cut, r_out, factors)
