@@ -156,6 +156,9 @@ def check_low_ranks(entry: Entry, surveyed: Surveyed) -> None:
         candidate = made(surveyed, plan)
         check_cost(surveyed, plan, candidate, macs=not entry.routed)
         assert sum(p.numel() for p in candidate.parameters() if p.requires_grad) < params or not plan
+        assert all(p.is_leaf for p in candidate.parameters())
+        kept = {name: p.requires_grad for name, p in unwrapped(surveyed.model).named_parameters()}
+        assert all(p.requires_grad is kept.get(name, True) for name, p in candidate.named_parameters())
         again = build(surveyed.model, plan)
         again.load_state_dict(candidate.state_dict())
         given, expected = (outputs(copied(each), surveyed.inputs) for each in (again, candidate))

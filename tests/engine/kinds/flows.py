@@ -190,6 +190,17 @@ def in_place() -> nn.Module:
     return model
 
 
+class Unregistered(Flow):
+    """Has a layer in a plain list that no one else knows of: it has no parameters as far as PyTorch can tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others = [nn.Linear(8, 8)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.others[0](x))  # type: ignore[no-any-return]
+
+
 class Kept(nn.Module):
     """Layers in a ModuleList, a ModuleDict and a plain list and dictionary of the same ones."""
 
@@ -277,6 +288,7 @@ ENTRIES = (
     Entry("compiled in place", in_place, FLAT, BOTH, warnings=COMPILER),
     Entry("compressed before", compressed, FLAT, ("0.fc.0", "0.fc.1", "0.head", "1")),
     Entry("DataParallel", lambda: nn.DataParallel(Flow()), FLAT, BOTH),
+    Entry("a list of layers that are not registered", Unregistered, FLAT, BOTH),
     Entry("lists and dictionaries of layers", Kept, FLAT, ("stack.0", "stack.1", "heads.a", "heads.b")),
 )
 

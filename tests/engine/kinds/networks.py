@@ -48,6 +48,7 @@ class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.router = nn.Linear(8, 4)
+        nn.init.constant_(self.router.bias[3], -100.0)  # no one's favourite
         self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)) for _ in range(4))
         self.aside = nn.Sequential(nn.Linear(8, 8))
 
@@ -130,8 +131,8 @@ ENTRIES = (
         "mixture of experts",
         Experts,
         normal(8),
-        ("router", *(f"experts.{index}.{place}" for index in range(2) for place in (0, 2))),
-        {r"experts\.\d\.\d": "called with an empty tensor", r"aside\.0": "not called"},
+        ("router", *(f"experts.{index}.{place}" for index in range(3) for place in (0, 2))),
+        {r"experts\.3\.\d": "called with an empty tensor", r"aside\.0": "not called"},
         routed=True,
     ),
     Entry("ViT, fused qkv", ViT, normal(3, 8, 8), ("patch", *BLOCKS, "head"), {"": "no format for ViT"}),

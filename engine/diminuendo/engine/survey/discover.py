@@ -24,6 +24,9 @@ from diminuendo.engine.survey.trial import Trial
 WIDEST = 16384
 """Largest side of a covariance that is taken: 2 GiB in float64."""
 
+_SEVERAL = 16
+"""Samples that are tried for layers that the first one does not reach."""
+
 NORM_LAYERS = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -50,14 +53,15 @@ class Discovery:
 
 
 def discover(model: nn.Module, inputs: Any) -> Discovery:
-    """Find the layers that can be compressed by running the network on one sample.
+    """Find the layers that can be compressed by running the network on one sample, and on several.
 
-    What that sample does not reach (an expert that is not picked, a branch that is not taken) is left dense. Networks
-    whose inputs do not have the samples as their first dimension are not handled.
+    A layer's calls are those of the first sample: none for one that only others reach (an expert). What none of the
+    first 16 reaches is left dense. Networks whose inputs do not have the samples as their first dimension are not
+    handled.
 
     Args:
         model: Left as it was: parameters, buffers, mode of every module, hooks.
-        inputs: (N, ...) inputs, as `tree` has them, of which the first is used.
+        inputs: (N, ...) inputs, as `tree` has them, of which the first 16 at most are used.
 
     Returns:
         Linear layers and convolutions that are called with one tensor, own their trainable weight alone, of which
@@ -69,20 +73,23 @@ def discover(model: nn.Module, inputs: Any) -> Discovery:
         UninitializedError: A lazy layer was never run.
     """
     check_initialized(model)
-    model, sample = unwrapped(model), tree.take(inputs, slice(0, 1))
+    model = unwrapped(model)
     reasons = {name: _by_itself(name, module) for name, module in model.named_modules() if _reported(module)}
     watched = {name: model.get_submodule(name) for name, reason in reasons.items() if not reason}
-    seen = observe(model, sample, watched)
+    seen = observe(model, tree.take(inputs, slice(0, 1)), watched)
+    rare = {name: module for name, module in watched.items() if not seen[name].sizes(0, 1)}
+    several = tree.take(inputs, slice(0, _SEVERAL if rare else 2))
+    elsewhere = observe(model, several, rare) if rare else {}
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     specs: dict[str, LayerSpec] = {}
     for name, module in watched.items():
-        reasons[name] = _at_work(module, seen[name], owners)
+        reasons[name] = _at_work(module, elsewhere.get(name, seen[name]), owners)
         if not reasons[name]:
             specs[name] = _spec(name, module, seen[name])
             reasons[name] = _without_form(specs[name])
     candidates = [name for name, reason in reasons.items() if not reason]
     if candidates:
-        reasons |= Trial(model, sample).obstacles(candidates)
+        reasons |= Trial(model, several).obstacles(candidates)
     return Discovery(
         layers=tuple(specs[name] for name, reason in reasons.items() if not reason),
         left_dense=tuple((name, reason) for name, reason in reasons.items() if reason),

@@ -38,7 +38,7 @@ class Trial:
 
     Attributes:
         model: The original; not changed.
-        inputs: Of one sample.
+        inputs: Of a few samples.
     """
 
     model: nn.Module
@@ -61,7 +61,7 @@ class Trial:
 
         try:
             self._reference[True] = _tensors(_run(self._copied({}), self.inputs, training=True))
-        except Exception:  # noqa: BLE001 - BatchNorm, and other code of the network's own, takes no single sample
+        except Exception:  # noqa: BLE001 - BatchNorm takes no single sample, and other code may take no training
             return
 
     def _check_copies(self) -> None:
