@@ -220,7 +220,7 @@ class Workbench:
     @cached_property
     def discovery(self) -> Discovery:
         """Layers that can be compressed, and why others cannot."""
-        return discover(self.model, self.example)
+        return discover(self.model, self.search_half.inputs)
 
     @cached_property
     def calibration(self) -> tuple[Any, Any, Tensor]:

@@ -42,3 +42,26 @@ def test_a_norm_of_several_layers_follows_none_of_them() -> None:
     assert found.absorbing == {"one", "two", "both"}
     assert found.follower == {}
     assert found.after["both"] == ("first", "second")
+
+
+class Elsewhere(nn.Module):
+    """Outputs that go into a BatchNorm, and past it; and one that a hook changes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past, self.only, self.hooked, self.asked = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(4))
+        self.hooked.register_forward_hook(lambda _, __, output: output * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.past(x)
+        x = y + self.norms[0](y)
+        x = self.norms[2](self.hooked(self.norms[1](self.only(x))))
+        y = self.asked(x)
+        return self.norms[3](y).flatten(1)[:, : y.shape[1]]  # type: ignore[no-any-return]
+
+
+def test_outputs_that_are_used_elsewhere_or_changed_are_not_the_norms_alone() -> None:
+    found = followed(Elsewhere(), torch.randn(2, 8, 5, 5))
+    assert found.absorbing == {"only", "asked"}
+    assert found.follower == {"only": "norms.1", "asked": "norms.3"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from diminuendo.engine import tree
 from diminuendo.engine.counting import buffers_kept, every_module_called
@@ -20,7 +22,7 @@ class Norms:
     """Layers and the BatchNorms after them, by name.
 
     Attributes:
-        absorbing: Layers of which every output goes straight into a BatchNorm.
+        absorbing: Layers of which every output goes straight into a BatchNorm, and nowhere else.
         follower: The BatchNorm that takes all outputs of a layer, and nothing else.
         after: BatchNorms that are called after a layer's first call, in order.
     """
@@ -39,6 +41,26 @@ class _Trace:
     taken: dict[str, list[str]]  # by layer: the BatchNorms that took its outputs
     given: dict[str, list[str]]  # by BatchNorm: the layers that it took from, "" for any other input
     after: dict[str, list[str]]
+    outputs: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+
+
+class _Elsewhere(TorchFunctionMode):
+    """Notes the layers whose outputs anything but a BatchNorm computes with: a shift would reach it."""
+
+    def __init__(self, trace: _Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is not functional.batch_norm and next(tree.leaves(result), None) is not None:
+            for tensor in tree.leaves((args, kwargs or {})):
+                if id(tensor) in self._trace.outputs:
+                    self._trace.elsewhere.add(self._trace.outputs[id(tensor)][0])
+        return result
 
 
 def follow(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> Norms:
@@ -51,16 +73,17 @@ def follow(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> Norms:
     """
     names = [spec.name for spec in specs]
     trace = _Trace({}, dict.fromkeys(names, 0), {name: [] for name in names}, {}, {name: [] for name in names})
-    handles = [model.get_submodule(name).register_forward_hook(_gave(trace, name)) for name in names]
+    handles = [model.get_submodule(name).register_forward_hook(_gave(trace, name), prepend=True) for name in names]
     norms = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     handles += [module.register_forward_pre_hook(_took(trace, name)) for name, module in norms]
     try:
-        with evaluating(model), buffers_kept(model), every_module_called(), torch.no_grad():
+        with evaluating(model), buffers_kept(model), every_module_called(), torch.no_grad(), _Elsewhere(trace):
             tree.call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
     absorbing = {name for name in names if trace.calls[name] and len(trace.taken[name]) == trace.calls[name]}
+    absorbing -= trace.elsewhere
     follower = {}
     for name in absorbing:
         norms_after = set(trace.taken[name])
@@ -70,9 +93,10 @@ def follow(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> Norms:
 
 
 def _gave(trace: _Trace, name: str) -> Any:
-    """Forward hook of a layer."""
+    """Forward hook of a layer, before any other: what another hook gives in its place is not this output."""
 
     def hook(_: nn.Module, __: object, output: Tensor) -> None:
+        trace.outputs[id(output)] = name, output
         trace.waiting[id(output)] = (name, output)
         trace.calls[name] += 1
 
