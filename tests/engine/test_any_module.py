@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.kinds import flows, hub, layers, networks, refused, weights
+from tests.engine.kinds import computed, flows, hub, layers, networks, refused, weights
 from tests.engine.kinds.entry import Entry
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from diminuendo.engine.survey.discover import Discovery, discover
 from diminuendo.engine.survey.factors import factor
 from diminuendo.engine.survey.moments import collect
 
-TABLE = (*layers.ENTRIES, *weights.ENTRIES, *flows.ENTRIES, *networks.ENTRIES, *hub.ENTRIES)
+TABLE = (*layers.ENTRIES, *weights.ENTRIES, *computed.ENTRIES, *flows.ENTRIES, *networks.ENTRIES, *hub.ENTRIES)
 
 
 @pytest.fixture(autouse=True)

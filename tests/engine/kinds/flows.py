@@ -233,7 +233,8 @@ def compressed() -> nn.Module:
     return model
 
 
-COMPILER = ("`torch.jit.script", ".*torch.jit.*", ".*deprecated.*")
+COMPILER = (r".*`torch\.jit\..*` is deprecated",)
+"""Importing the compiler warns of it."""
 
 ENTRIES = (
     flow("several inputs", lambda net, x, y: net.head(net.fc(x) + y), lambda: (FLAT(), FLAT())),

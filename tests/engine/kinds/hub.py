@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ def made(kind: str, config: str, **options: Any) -> Callable[[], nn.Module]:
     """A model of the library from a configuration; nothing is downloaded."""
 
     def build() -> nn.Module:
+        os.environ["HF_HUB_OFFLINE"] = "1"
         import transformers
 
         transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
