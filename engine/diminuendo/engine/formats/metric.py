@@ -17,7 +17,7 @@ from diminuendo.engine.formats.rank_one import Sum
 from diminuendo.engine.formats.sides import Sides
 
 _LARGE_WORK = 1e8
-_TAIL = 3e-4
+_TAIL = 1e-3
 """Of larger kernels than that, directions that carry this share together are left out: that halves the fit's time."""
 
 _RIDGE = 1e-3

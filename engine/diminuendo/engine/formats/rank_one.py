@@ -10,11 +10,11 @@ from torch import Tensor
 
 Sum = tuple[Tensor, Tensor, Tensor]
 
-ITERATIONS = range(20, 61)
+ITERATIONS = range(15, 61)
 """Fewest and most alternations."""
 
-WORK = 7e9
-"""Elements of tensor times components that all alternations of one fit may take together, where 20 fit into that."""
+WORK = 5e9
+"""Elements of the tensor times components, over all alternations of a fit: what decides how many there are."""
 
 TOLERANCE = 1e-5
 """Of the relative error: where one more iteration gains less, alternating stops."""
