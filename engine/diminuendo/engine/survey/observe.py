@@ -160,9 +160,11 @@ class Uses(TorchFunctionMode):
 
 def _extent(tensor: Tensor) -> tuple[int, int, int]:
     """Address of the tensor's storage, and of its own first and last byte in it; zeros where it has none."""
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        return 0, 0, 0
     try:
         storage, start = tensor.untyped_storage().data_ptr(), tensor.data_ptr()
-    except (RuntimeError, NotImplementedError):  # it has no memory of its own: sparse, or made of others
+    except (RuntimeError, NotImplementedError):  # it is made of others
         return 0, 0, 0
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return storage, start, start + (reach + 1) * tensor.element_size() if tensor.numel() and storage else start
