@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test lint format protos bench bench-build bench-evaluators constraints clean
+.PHONY: help setup demo test lint format protos bench bench-build bench-survey bench-evaluators constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,10 +60,13 @@ $(PROTO_VENV)/.installed: protos/requirements.txt
 	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check -r protos/requirements.txt
 	@touch $@
 
-bench: bench-build bench-evaluators ## run every benchmark
+bench: bench-build bench-survey bench-evaluators ## run every benchmark
 
 bench-build: $(STAMP) ## building a candidate from stored factors against decomposing afresh
 	$(BIN)/python -m tests.bench.build
+
+bench-survey: $(STAMP) ## covariances and factors of ResNet18, and building a candidate of it
+	$(BIN)/python -m tests.bench.survey
 
 bench-evaluators: $(STAMP) ## two evaluators against one, and the coordinator's own overhead
 	$(BIN)/python -m tests.bench.evaluators
