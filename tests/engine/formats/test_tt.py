@@ -58,14 +58,23 @@ def test_at_full_outer_ranks_it_is_spatial() -> None:
         torch.testing.assert_close(ours(case.inputs), theirs(case.inputs), atol=1e-9, rtol=0)
 
 
+def test_shrinking_an_untuned_train_is_near_the_train_at_those_ranks() -> None:
+    for case in (conv(8, 6, bias=False), conv(5, 7)):
+        full = formed(TT, case, TT.max_ranks(case.spec))
+        for ranks in ((5, 12, 5), (4, 9, 5), (3, 4, 3)):
+            assert case.share(resized(TT, case, full, ranks)) < 1.25 * case.share(formed(TT, case, ranks)) + 1e-3
+
+
 def test_shrinking_a_tuned_train_loses_more_the_lower_its_ranks() -> None:
-    case = conv(8, 6, bias=False)
-    parent = tuned(formed(TT, case, TT.max_ranks(case.spec)), 0.02)
+    case = conv(8, 6)
+    parent = tuned(formed(TT, case, TT.max_ranks(case.spec)), 0.1)
     before = case.rows(parent(case.inputs).detach())
+    variance = float((before - before.mean(dim=0)).pow(2).sum())
     lost = []
     for ranks in (TT.max_ranks(case.spec), (6, 15, 8), (5, 12, 7), (4, 9, 5), (3, 4, 3)):
         after = case.rows(resized(TT, case, parent, ranks)(case.inputs).detach())
-        lost.append(float((after - before).pow(2).sum() / before.pow(2).sum()))
+        lost.append(float((after - before).pow(2).sum()) / variance)
     assert lost == sorted(lost)
     assert lost[0] < 1e-20
-    assert lost[1] < 0.02
+    assert lost[2] < 0.12
+    assert lost[-1] < 0.7

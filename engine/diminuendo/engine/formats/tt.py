@@ -23,10 +23,13 @@ import torch
 from torch import Tensor
 
 from diminuendo.engine.formats.base import Cut, Factors, Format
-from diminuendo.engine.formats.projection import orient, pad
+from diminuendo.engine.formats.projection import OnData, leading_eigenvectors, on_data, pad
 from diminuendo.engine.formats.sides import Sides
 from diminuendo.engine.formats.stage import Stage
 from diminuendo.engine.plan import LayerSpec
+
+_CUTOFF = 1e-10
+"""Directions below this share of the largest are rounding."""
 
 
 class TensorTrain(Format):
@@ -99,34 +102,58 @@ class TensorTrain(Format):
         return Cut(weights, bias)
 
     def resized(self, old: Cut, new_ranks: Sequence[int], factors: Factors) -> Cut:
-        """Bond after bond: truncated by the singular values of what meets there, or grown by what does nothing yet.
+        """Bond after bond: truncated by its directions on the data, or grown by such as do nothing yet.
 
-        The stages before the bond give directions of very different strength, as the factors do that they started
-        from: strength on the data is what the singular values see of it.
+        See `projection.on_data` for how the data are known; a bias takes up what the truncation does to the mean.
         """
-        weights = list(old.weights)
+        cut = old
+        for bond, rank in enumerate(new_ranks):
+            if rank < len(cut.weights[bond]):
+                cut = _narrowed(cut, bond, rank, self._known(factors, bond, cut))
+        weights = list(cut.weights)
         full = self.cut(factors, [len(factors["input"]), *factors["second"].shape[1::-1]])
         for bond, rank in enumerate(new_ranks):
             before, after = weights[bond], weights[bond + 1]
-            if rank < len(before):
-                weights[bond], weights[bond + 1] = _narrowed(before, after, rank)
-            elif rank > len(before):
+            if rank > len(before):
                 fresh = full.weights[bond][len(before) : rank, : before.shape[1]].to(before)
                 weights[bond] = torch.cat([before, fresh])
                 weights[bond + 1] = pad(after, (after.shape[0], rank, *after.shape[2:]))
-        return Cut(tuple(weights), old.bias)
+        return Cut(tuple(weights), cut.bias)
+
+    def _known(self, factors: Factors, bond: int, cut: Cut) -> OnData:
+        """What the tuned stages before a bond give on the data."""
+        stored = [factors["input"][:, :, None, None], factors["first"], factors["second"]]
+        mean = None
+        if "bias" in factors:
+            mean = factors["input_mean"].to(torch.float64)
+            for stage in stored[1 : bond + 1]:
+                mean = stage.to(mean).sum(dim=(2, 3)) @ mean
+            mean = mean + factors["shift"].to(mean) if bond == len(stored) - 1 else mean
+        tuned, whole = _chained(cut.weights[: bond + 1]), _chained(stored[: bond + 1])
+        return on_data(tuned.flatten(1), whole.flatten(1), self.spectra(factors)[bond], mean)
 
 
-def _narrowed(before: Tensor, after: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Two stages with fewer channels between them: the nearest in the Frobenius norm of their product."""
-    right = before.flatten(1).to(torch.float64)  # (r, columns)
-    left = after.movedim(1, -1).to(torch.float64)  # (out, k_1, k_2, r)
-    basis, square = torch.linalg.qr(left.flatten(0, -2))
-    rows, values, columns = torch.linalg.svd(square @ right, full_matrices=False)
-    kept = orient(basis @ rows[:, :rank])
-    inner = kept.T @ (basis @ (rows[:, :rank] * values[:rank]) @ columns[:rank])
-    narrow = inner.reshape(-1, *before.shape[1:])
-    outer = kept.reshape(*left.shape[:-1], -1).movedim(-1, 1)
-    if len(narrow) < rank:  # the product itself has fewer
-        narrow, outer = pad(narrow, (rank, *narrow.shape[1:])), pad(outer, (outer.shape[0], rank, *outer.shape[2:]))
-    return narrow.to(before).contiguous(), outer.to(after).contiguous()
+def _chained(stages: Sequence[Tensor]) -> Tensor:
+    """One kernel (out, in, k_1, k_2), float64, of stages of which none works along an axis of another."""
+    whole = stages[0].to(torch.float64)
+    for stage in stages[1:]:
+        joined = torch.einsum("orab,ricd->oiacbd", stage.to(torch.float64), whole)
+        whole = joined.flatten(2, 3).flatten(3, 4)
+    return whole
+
+
+def _narrowed(cut: Cut, bond: int, rank: int, data: OnData) -> Cut:
+    """Fewer channels at a bond: those combinations of them that the stages after it make most of."""
+    after = _chained(cut.weights[bond + 1 :])  # (O, r, k ...)
+    _, square = torch.linalg.qr(after.movedim(1, -1).flatten(0, -2))  # (q, r)
+    _, vectors = leading_eigenvectors(square @ data.moment @ square.T)
+    narrow = vectors[:, :rank].T @ square  # (rank, r)
+    widen = torch.linalg.pinv(square, rtol=_CUTOFF) @ vectors[:, :rank]  # (r, rank)
+    weights = list(cut.weights)
+    weights[bond] = torch.einsum("nr,r...->n...", narrow, cut.weights[bond].to(narrow)).to(cut.weights[bond])
+    last = cut.weights[bond + 1]
+    weights[bond + 1] = torch.einsum("or...,rn->on...", last.to(widen), widen).to(last)
+    bias = cut.bias
+    if bias is not None:
+        bias = bias + (after.sum(dim=(2, 3)) @ (data.mean - widen @ (narrow @ data.mean))).to(bias)
+    return Cut(tuple(weights), bias)
