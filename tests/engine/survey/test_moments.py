@@ -286,3 +286,17 @@ def test_there_and_back_through_tensors() -> None:
         assert back[name].absorbs_mean is moments.absorbs_mean
         assert back[name].output_count == moments.output_count
         assert back[name].input_count == moments.input_count
+
+
+def test_a_strided_pointwise_layer_sees_every_second_position() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 6, 1, stride=2, bias=False)
+    inputs = images(30).double()
+    inputs[:, :, ::2, ::2] *= 3  # what the layer sees is unlike the rest
+    found = collected(nn.Sequential(layer.double()), inputs)["0"]
+    assert found.output_covariance is None  # the input's tells it
+    assert found.input_covariance is not None
+    weight = layer.weight.detach().flatten(1)
+    outputs = layer(inputs).detach().movedim(1, 0).flatten(1)
+    torch.testing.assert_close(weight @ found.input_covariance @ weight.T, torch.cov(outputs, correction=0))
+    assert found.input_count == found.output_count == 30 * 16
