@@ -185,7 +185,8 @@ class _Taker:
         if given is None:
             raise TaskError(f"layer {self._spec.name!r}: it is called with one tensor at times and with more at others")
         if isinstance(layer, layers.Conv) and self._spec.kernel_size == 1:  # positions that a stride skips do not count
-            given = given[(..., *(slice(None, None, step) for step in layer.stride))]
+            steps: list[Any] = [slice(None, None, step) for step in layer.stride]
+            given = given[(..., *steps)]
         self._take(self._source, given, self._spec.in_channels, "input")
         bias = layer._parameters.get("bias")
         self._take(self._output, output, self._spec.out_channels, "output", bias)
