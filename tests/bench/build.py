@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import statistics
 import sys
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from tests.bench.machine import machine
 from torch import nn
 
 from diminuendo.engine.formats import FORMATS, Factors, Format, Moments, Sides
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ["python", "-m", "tests.bench.build", *(sys.argv[1:] if arguments is None else arguments)]
         ),
         "layer": f"{CHANNELS}x{CHANNELS}x3x3",
-        "machine": _machine(),
+        "machine": machine(),
         "torch": torch.__version__,
         "threads": options.threads,
         "runs": options.runs,
@@ -166,16 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.write_text(json.dumps(record, indent=2) + "\n")
     sys.stdout.write(_report(record, results))
     return 0 if all(result.ratio >= AIM for result in results) else 1
-
-
-def _machine() -> str:
-    """Processor, cores and system."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = f"{names[0]}, {len(names)} cores" if names else model
-    return f"{model}; {platform.system()}, Python {platform.python_version()}"
 
 
 def _report(record: dict[str, object], results: list[Result]) -> str:

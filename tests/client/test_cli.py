@@ -55,21 +55,10 @@ def run(
 
 
 @pytest.fixture
-def run_here(
-    fake: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Run:
+def run_here(run_here: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The same in this process: quicker."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIMINUENDO_SERVER", fake.target)
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        with pytest.raises(SystemExit) as caught:
-            cli.main(words)
-        out, err = capsys.readouterr()
-        code = caught.value.code
-        return subprocess.CompletedProcess(words, code if isinstance(code, int) else 1, out, err)
-
-    return run
+    return run_here
 
 
 def one_error_line(done: subprocess.CompletedProcess[str], text: str) -> None:

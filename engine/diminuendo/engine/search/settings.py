@@ -75,7 +75,7 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.02,
         growths=(1.0, 1.4, 2.2),
         final_epochs=12,
-        formats=("svd", "tucker2"),
+        formats=("svd", "tucker2", "cp"),
     ),
     "normal": Settings(
         budgets=8,
@@ -95,7 +95,7 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.01,
         growths=(1.0, 1.15, 1.35, 1.7),
         final_epochs=24,
-        formats=("svd", "svd_input", "spatial", "tucker2", "tt"),
+        formats=FORMAT_NAMES,
     ),
     "deep": Settings(
         budgets=12,
