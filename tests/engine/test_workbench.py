@@ -100,16 +100,21 @@ def test_classes_may_be_ruled_out() -> None:
     assert 0.0 <= Workbench(task(logits=masked), 0).baseline <= 100.0
 
 
+def parts(bench: Workbench) -> tuple[Any, Any, Any]:
+    """Inputs for BatchNorm statistics, others for the divergence, and the original's logits on those."""
+    return bench.calibration.bn_inputs, bench.calibration.inputs, bench.calibration.reference
+
+
 def test_calibration_and_training_inputs_are_nested_as_the_data_is() -> None:
     bench = Workbench(task(), 0)
-    statistics, held_out, logits = bench.calibration
+    statistics, held_out, logits = parts(bench)
     assert (tree.count(statistics), tree.count(held_out)) == (15, 16)
     torch.testing.assert_close(logits, bench.model(**held_out)["logits"].detach())
     both = torch.cat([statistics["left"], held_out["left"]])
     assert sorted(both[:, 0].tolist()) == sorted(bench.train.inputs["left"][:, 0].tolist())
     assert tree.count(bench.training_inputs(7)) == 7
     one = Workbench(task(train=samples(1, 1)), 0)
-    assert [tree.count(value) for value in one.calibration] == [1, 1, 1]
+    assert [tree.count(value) for value in parts(one)] == [1, 1, 1]
 
 
 def test_the_networks_copy_is_its_own_and_unwrapped() -> None:

@@ -138,17 +138,7 @@ class Worker:
         options: tuple[Option, ...] = ()
         measured: calibrate.Measured = ()
         if measure:
-            bn_inputs, kl_inputs, reference = bench.calibration
-            options, measured = calibrate.options(
-                model,
-                spec,
-                made,
-                kl_inputs,
-                reference,
-                bn_inputs=bn_inputs,
-                points=question.points,
-                logits=bench.task.logits,
-            )
+            options, measured = bench.calibration.options(spec, made, points=question.points)
         stored = tuple((name, self._store.put(factors.to_bytes(tensors))) for name, tensors in made.items())
         return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start)
 

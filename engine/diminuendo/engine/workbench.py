@@ -27,6 +27,7 @@ from diminuendo.engine.modules import (
 from diminuendo.engine.score import BATCH, NotFiniteError, outputs_of, scores_of
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.store import ArtifactStore
+from diminuendo.engine.survey.calibrate import Calibration
 from diminuendo.engine.survey.discover import Discovery, discover
 from diminuendo.engine.task import Samples, Task, TaskError
 from diminuendo.engine.teacher import Teacher
@@ -223,13 +224,14 @@ class Workbench:
         return discover(self.model, self.search_half.inputs)
 
     @cached_property
-    def calibration(self) -> tuple[Any, Any, Tensor]:
-        """Training inputs for BatchNorm statistics, others for the divergence, and the original's logits on those."""
+    def calibration(self) -> Calibration:
+        """On training inputs for BatchNorm statistics, and others for the divergence."""
         inputs = self.training_inputs(2 * CALIBRATION_SAMPLES)
         half = tree.count(inputs) // 2
         statistics = tree.take(inputs, slice(0, max(1, half)))
         held_out = tree.take(inputs, slice(half, None))  # of one sample both are that
-        return statistics, held_out, outputs_of(self.model, held_out, part=self.task.logits)
+        logits = self.task.logits
+        return Calibration(self.model, held_out, outputs_of(self.model, held_out, part=logits), statistics, logits)
 
     @cached_property
     def teacher(self) -> Teacher:

@@ -13,7 +13,7 @@ from diminuendo.engine.plan import Choice, LayerSpec, Plan
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.search.work import Option
 from diminuendo.engine.survey import factors
-from diminuendo.engine.survey.calibrate import DamageCurve, Measured, options, rungs_to_measure
+from diminuendo.engine.survey.calibrate import Calibration, DamageCurve, Measured, rungs_to_measure
 from diminuendo.engine.survey.discover import discover
 from diminuendo.engine.survey.moments import collect
 
@@ -23,9 +23,8 @@ def surveyed(name: str, points: int = 4) -> tuple[LayerSpec, dict[str, Factors],
     spec = next(layer for layer in discover(model, inputs[:1]).layers if layer.name == name)
     made: dict[str, Factors] = dict(factors.factor(model, spec, collect(model, [spec], inputs)[name]))
     before = fingerprint(model)
-    found, measured = options(
-        model, spec, made, inputs, outputs_of(model, inputs), points=points, bn_inputs=inputs, batch_size=25
-    )
+    calibration = Calibration(model, inputs, outputs_of(model, inputs), inputs, batch_size=25)
+    found, measured = calibration.options(spec, made, points=points)
     assert fingerprint(model) == before
     return spec, made, found, measured
 

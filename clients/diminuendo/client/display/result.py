@@ -63,7 +63,7 @@ def verdict(certificate: Certificate) -> list[Text]:
             f" on {certificate.sealed_samples:,} sealed samples (judged by the {judged})",
         )
     ]
-    if not certificate.inside_delta:
+    if not certificate.inside_delta and certificate.evaluations > 1:  # a plan that was applied is the one asked for
         lines.append(Text("nothing inside delta was found: this is the nearest; try a larger delta or effort"))
     if certificate.control is not None:
         control = certificate.control

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from diminuendo.engine.formats import FORMATS, Factors, Format
 from diminuendo.engine.plan import Choice, LayerSpec, Plan
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.search.work import Option
-from diminuendo.engine.survey.norms import follow
+from diminuendo.engine.survey.norms import Norms, follow
 
 Measured = tuple[tuple[str, tuple[int, ...], float], ...]
 """(format, ranks, KL divergence in nats per sample)."""
@@ -32,65 +34,81 @@ _RUINED = 1e6
 """Damage of a form that gives no usable output: finite, so that it can be stored and compared."""
 
 
-def options(
-    model: nn.Module,
-    spec: LayerSpec,
-    factors: Mapping[str, Factors],
-    inputs: Any,
-    reference_logits: Tensor,
-    *,
-    points: int = 4,
-    bn_inputs: Any,
-    batch_size: int = 250,
-    logits: Callable[[Any], Tensor] = lambda outputs: outputs,
-) -> tuple[tuple[Option, ...], Measured]:
-    """Every form of a layer with its cost and its damage.
+@dataclass
+class Calibration:
+    """Measures what forms of a network's layers harm.
 
-    Args:
+    Attributes:
         model: The original network; not changed.
-        spec: The layer.
-        factors: Of this layer, by format.
         inputs: (N, ...) training inputs, as `tree` has them, on which the damage is measured.
-        reference_logits: (N, C, ...) the original's logits on `inputs`.
-        points: Measurements for each format, at least 1.
+        reference: (N, C, ...) the original's logits on `inputs`.
         bn_inputs: (M, ...) training inputs from which BatchNorm is re-estimated.
-        batch_size: Samples in one forward.
         logits: The outputs' part that is compared.
-
-    Returns:
-        Options by format and then by params, damage non-increasing within a format; and what was measured. The
-        options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
+        batch_size: Samples in one forward.
     """
 
-    def divergence_of(candidate: nn.Module) -> float:
-        found = divergence(reference_logits, outputs_of(candidate, inputs, batch_size=batch_size, part=logits))
-        return min(found, _RUINED) if math.isfinite(found) else _RUINED
+    model: nn.Module
+    inputs: Any
+    reference: Tensor
+    bn_inputs: Any
+    logits: Callable[[Any], Tensor] = lambda outputs: outputs
+    batch_size: int = 250
 
-    def reestimated(candidate: nn.Module) -> nn.Module:
-        surgery.reestimate_batchnorm(candidate, bn_inputs, batch_size)
+    def options(
+        self, spec: LayerSpec, factors: Mapping[str, Factors], *, points: int = 4
+    ) -> tuple[tuple[Option, ...], Measured]:
+        """Every form of a layer with its cost and its damage.
+
+        Args:
+            spec: The layer.
+            factors: Of this layer, by format.
+            points: Measurements for each format, at least 1.
+
+        Returns:
+            Options by format and then by params, damage non-increasing within a format; and what was measured. The
+            options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
+        """
+        norms = follow(self.model, [spec], tree.take(self.inputs, slice(0, 2)))
+        found: list[Option] = []
+        measured: list[tuple[str, tuple[int, ...], float]] = []
+        for name, form in FORMATS.items():
+            if name not in factors:
+                continue
+            own = factors[name]
+            ladder = form.ladder(spec, own)
+            energies = [form.energy(own, ranks) for ranks in ladder]
+            known: list[tuple[float, float]] = []
+            for rung in rungs_to_measure(len(ladder), points):
+                damage, floor = self._damage(spec, Choice(name, ladder[rung]), own, norms)
+                measured.append((name, ladder[rung], damage))
+                known.append((energies[rung], max(0.0, damage - floor)))
+            found += _options_of(form, spec, ladder, energies, known)
+        return tuple(found), tuple(measured)
+
+    @cached_property
+    def _floor(self) -> float:
+        """What re-estimating BatchNorm alone does."""
+        return self._divergence(self._reestimated(surgery.build(self.model, Plan(()))))
+
+    def _damage(self, spec: LayerSpec, choice: Choice, factors: Factors, norms: Norms) -> tuple[float, float]:
+        """Divergence of the original with one layer in another form, and what of it is not the form's fault."""
+        plan = Plan.of({spec.name: choice})
+        candidate = surgery.build(self.model, plan)
+        surgery.load_factors(candidate, self.model, plan, {spec.name: factors})
+        done = surgery.batchnorm_in_closed_form(candidate, plan, {spec.name: factors}, norms.follower)
+        if done >= set(norms.after[spec.name]):  # nothing after the layer is left to be estimated
+            return self._divergence(candidate), 0.0
+        return self._divergence(self._reestimated(candidate)), self._floor
+
+    def _reestimated(self, candidate: nn.Module) -> nn.Module:
+        surgery.reestimate_batchnorm(candidate, self.bn_inputs, self.batch_size)
         return candidate
 
-    norms = follow(model, [spec], tree.take(inputs, slice(0, 2)))
-    floor = divergence_of(reestimated(surgery.build(model, Plan(()))))
-    found: list[Option] = []
-    measured: list[tuple[str, tuple[int, ...], float]] = []
-    for name, form in FORMATS.items():
-        if name not in factors:
-            continue
-        own = factors[name]
-        ladder = form.ladder(spec, own)
-        energies = [form.energy(own, ranks) for ranks in ladder]
-        known: list[tuple[float, float]] = []
-        for rung in rungs_to_measure(len(ladder), points):
-            plan = Plan.of({spec.name: Choice(name, ladder[rung])})
-            candidate = _truncated(model, plan, own)
-            done = surgery.batchnorm_in_closed_form(candidate, plan, {spec.name: own}, norms.follower)
-            closed = done >= set(norms.after[spec.name])  # nothing after the layer is left to be estimated
-            damage = divergence_of(candidate if closed else reestimated(candidate))
-            measured.append((name, ladder[rung], damage))
-            known.append((energies[rung], max(0.0, damage if closed else damage - floor)))
-        found += _options_of(form, spec, ladder, energies, known)
-    return tuple(found), tuple(measured)
+    def _divergence(self, candidate: nn.Module) -> float:
+        """From the original, at most `_RUINED`, as where an output is not finite."""
+        outputs = outputs_of(candidate, self.inputs, batch_size=self.batch_size, part=self.logits)
+        found = divergence(self.reference, outputs)
+        return min(found, _RUINED) if math.isfinite(found) else _RUINED
 
 
 def rungs_to_measure(count: int, points: int) -> list[int]:
@@ -143,13 +161,6 @@ def _pooled(values: Sequence[float]) -> list[float]:
             (a, n), (b, m) = blocks[-2:]
             blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
     return [mean for mean, count in blocks for _ in range(count)]
-
-
-def _truncated(model: nn.Module, plan: Plan, factors: Factors) -> nn.Module:
-    """The original with one layer in another form."""
-    candidate = surgery.build(model, plan)
-    surgery.load_factors(candidate, model, plan, dict.fromkeys(plan, factors))
-    return candidate
 
 
 def _options_of(
