@@ -120,10 +120,12 @@ class Writer:
             for waiting in batch:
                 waiting.future.set_exception(unavailable(error) if isinstance(error, SQLAlchemyError) else error)
             return
-        for answer in answers:
-            answer()
-        if whole.jobs:
-            self._publish(whole.changes)
+        try:
+            if whole.jobs:
+                self._publish(whole.changes)  # first, so that who has an answer knows that everybody was told
+        finally:
+            for answer in answers:
+                answer()
 
     def _attempt(self, waiting: _Waiting[Any], whole: Transaction) -> Callable[[], None]:
         """Run one operation in a savepoint, and return what tells its caller how it went."""
