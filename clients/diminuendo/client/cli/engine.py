@@ -41,7 +41,7 @@ def mistakes() -> Iterator[None]:
             raise
         raise NotFoundError(f"source: {error}") from error
     except ValueError as error:
-        kinds = [("task", "TaskError"), ("plan", "PlanError")]
+        kinds = [("task", "TaskError"), ("plan", "PlanError"), ("search.check", "RequestError")]
         known = [getattr(sys.modules.get(f"diminuendo.engine.{home}"), name, ()) for home, name in kinds]
         if not any(isinstance(error, kind) for kind in known):
             raise

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from diminuendo.engine import surgery, tree
 from diminuendo.engine.formats import FORMATS, Factors, Format
+from diminuendo.engine.formats.layers import kernel_of
+from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.plan import Choice, LayerSpec, Plan
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.search.work import Option
@@ -43,6 +45,7 @@ def options(
     bn_inputs: Any,
     batch_size: int = 250,
     logits: Callable[[Any], Tensor] = lambda outputs: outputs,
+    multiple: int = 1,
 ) -> tuple[tuple[Option, ...], Measured]:
     """Every form of a layer with its cost and its damage.
 
@@ -56,6 +59,7 @@ def options(
         bn_inputs: (M, ...) training inputs from which BatchNorm is re-estimated.
         batch_size: Samples in one forward.
         logits: The outputs' part that is compared.
+        multiple: What ranks between a ladder's ends are multiples of.
 
     Returns:
         Options by format and then by params, damage non-increasing within a format; and what was measured. The
@@ -72,13 +76,14 @@ def options(
 
     norms = follow(model, [spec], tree.take(inputs, slice(0, 2)))
     floor = divergence_of(reestimated(surgery.build(model, Plan(()))))
+    item_bytes = kernel_of(unwrapped(model).get_submodule(spec.name)).element_size()
     found: list[Option] = []
     measured: list[tuple[str, tuple[int, ...], float]] = []
     for name, form in FORMATS.items():
         if name not in factors:
             continue
         own = factors[name]
-        ladder = form.ladder(spec, own)
+        ladder = form.snapped(spec, form.ladder(spec, own), multiple)
         energies = [form.energy(own, ranks) for ranks in ladder]
         known: list[tuple[float, float]] = []
         for rung in rungs_to_measure(len(ladder), points):
@@ -89,7 +94,7 @@ def options(
             damage = divergence_of(candidate if closed else reestimated(candidate))
             measured.append((name, ladder[rung], damage))
             known.append((energies[rung], max(0.0, damage if closed else damage - floor)))
-        found += _options_of(form, spec, ladder, energies, known)
+        found += _options_of(form, spec, ladder, energies, known, item_bytes)
     return tuple(found), tuple(measured)
 
 
@@ -158,6 +163,7 @@ def _options_of(
     ladder: Sequence[tuple[int, ...]],
     energies: Sequence[float],
     known: Sequence[tuple[float, float]],
+    item_bytes: int,
 ) -> list[Option]:
     """One option for each rung."""
     if not ladder:
@@ -167,5 +173,5 @@ def _options_of(
     ceiling = math.inf
     for ranks, energy in zip(ladder, energies, strict=True):
         ceiling = min(ceiling, curve(energy))
-        found.append(Option(Choice(form.name, ranks), form.cost(spec, ranks), energy, ceiling))
+        found.append(Option(Choice(form.name, ranks), form.cost(spec, ranks, item_bytes=item_bytes), energy, ceiling))
     return found
