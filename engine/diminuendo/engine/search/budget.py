@@ -122,15 +122,21 @@ def due(state: State, settings: Settings) -> bool:
 
 
 def affordable(state: State, settings: Settings) -> Finals:
-    """The certification that fits into the minutes that are left; at least one finalist with one epoch."""
-    planned, speed, minutes = finals(state, settings), epoch_s(state), of(state.request, "minutes")
-    if not math.isfinite(minutes) or not speed:
-        return planned
-    left, lineage = int((60 * minutes - state.elapsed_s) / speed), longest(state)
+    """The certification that fits into what is left; at least one finalist with one epoch.
+
+    What was planned fits, unless there are minutes: the plan then follows the measured speed, which wavers.
+    """
+    request, planned, speed, lineage = state.request, finals(state, settings), epoch_s(state), longest(state)
+    evaluations, so_far = spent(state)
+    left = of(request, "epochs") - so_far
+    if speed:
+        left = min(left, (60 * of(request, "minutes") - state.elapsed_s) / speed)
     count, epochs = planned.count, planned.epochs
-    while count > 1 and Finals(count, epochs).total(lineage) > left:
+    while count > 1 and (
+        Finals(count, epochs).total(lineage) > left or evaluations + count + 1 > of(request, "evaluations")
+    ):
         count -= 1
-    return Finals(count, max(1, min(epochs, (left - lineage) // (count + 1))))
+    return Finals(count, int(max(1, min(epochs, (left - lineage) // (count + 1)))))
 
 
 def forecast(request: Request, settings: Settings) -> Forecast:

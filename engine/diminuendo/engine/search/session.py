@@ -18,10 +18,8 @@ from functools import cached_property
 
 from diminuendo.engine.cost import Cost, ratio
 from diminuendo.engine.plan import DENSE, Plan
-from diminuendo.engine.search import budget, moves, objective, patterns, propose, result
+from diminuendo.engine.search import budget, feasible, patterns, propose, result
 from diminuendo.engine.search import state as state_module
-from diminuendo.engine.search.moves import Board
-from diminuendo.engine.search.path import path
 from diminuendo.engine.search.propose import Proposal
 from diminuendo.engine.search.result import Finished, ResultFileContent
 from diminuendo.engine.search.rng import keyed_seed
@@ -201,20 +199,9 @@ class Session:
         if not answer.layers:
             reasons = "; ".join(f"{name}: {why}" for name, why in answer.left_dense) or "it has no layers with weights"
             self.outcome = Failed("USER_CODE", f"the network has no layer that can be compressed ({reasons})")
-        elif complaint := self._misnamed(answer):
+        elif complaint := feasible.misnamed(self._state.request, answer):
             self.outcome = Failed("USER_CODE", complaint)
         return f"original: {answer.baseline:.2f} {answer.metric}, {answer.total.params:,} params"
-
-    def _misnamed(self, prepared: Prepared) -> str | None:
-        """What is wrong with the request's patterns; None when each means a layer and some layer is left."""
-        request = self._state.request
-        names = [spec.name for spec, _ in prepared.layers]
-        every = [*names, *(name for name, _ in prepared.left_dense)]
-        complaint = patterns.complaint("freeze", request.freeze, every)
-        complaint = complaint or patterns.complaint("max_ratio", [pattern for pattern, _ in request.max_ratio], every)
-        if complaint is None and all(patterns.matches(request.freeze, name) for name in names):
-            return f"freeze: {', '.join(request.freeze)} leaves no layer to compress; freeze fewer of {len(names)}"
-        return complaint
 
     def _apply_evaluated(self, pending: Pending, answer: Evaluated) -> tuple[Best | None, str]:
         question, prepared = pending.work.question, self._prepared
@@ -278,8 +265,7 @@ class Session:
                     self._push_survey(spec.name)
         elif state.stage == "survey":
             state.stage = "explore"
-            complaint = self._impossible()
-            if complaint:
+            if complaint := feasible.impossible(self._space):
                 self.outcome = Failed("USER_CODE", complaint)
                 return
             room = self._room(self._settings.first_epochs, 0)
@@ -291,25 +277,6 @@ class Session:
             self._certify()
         if not state.pending and self.outcome is None:
             self._advance_past_nothing()
-
-    def _impossible(self) -> str | None:
-        """What is wrong with the limits: not even the smallest plan, or none that was found, keeps them all."""
-        space = self._space
-        for (name, most), (_, bound) in zip(space.goal.limits, space.goal.bounds, strict=True):
-            cheapest = [min(objective.amount(o.cost, name) for o in layer.options) for layer in space.layers]
-            least = objective.amount(space.fixed, name) + sum(cheapest)
-            if least > bound:
-                unit = objective.UNITS[name]
-                return (
-                    f"limits: {name}={most:g} cannot be kept: the least that the forms of this network allow is "
-                    f"{objective.shown(name, least / unit)}; raise the limit, or freeze less"
-                )
-        board = Board.of_space(space)
-        plan = board.plan(moves.keep_limits(board, board.state(path(space)[0].plan)))
-        if space.goal.kept(space.cost(plan)):
-            return None
-        given = ", ".join(f"{name}={most:g}" for name, most in space.goal.limits)
-        return f"limits: {given} contradict each other: no plan was found that keeps them all; raise one of them"
 
     def _room(self, epochs: int, before: int) -> int:
         """How many candidates the budget has room for, of so many epochs after so many of their parents'."""
