@@ -398,3 +398,23 @@ def test_ctrl_c_ends_an_inline_run_and_leaves_nothing(environment: dict[str, str
     assert err.splitlines()[-1] == "stopped; nothing was written"
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wish_that_does_not_fit_the_network_is_a_mistake_too(run_here: Run, tmp_path: Path) -> None:
+    done = run_here("compress", "zoo:digits", "--freeze", "block1.convl", "--effort", "quick")
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: freeze: no layer is named like 'block1.convl'; the nearest are block1.conv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_the_job_would_cost_and_leaves_nothing(run_here: Run, tmp_path: Path) -> None:
+    words = ("--effort", "quick", "--stage", "1", "--freeze", "block*", "--budget", "evaluations=9", "--dry-run")
+    done = run_here("compress", "zoo:digits", *words)
+    assert done.returncode == 0
+    evaluations, epochs, time = done.stdout.splitlines()
+    assert evaluations == "evaluations: at most 9"
+    # 6 + 3 + 4 candidates, 2 finals and the control, their epochs in full: the budget is of evaluations.
+    assert re.fullmatch(r"epochs: at most [0-9]+, [0-9.]+ s each", epochs)
+    assert re.fullmatch(r"time: at most about [0-9.]+ minutes on one evaluator like this machine, .*included", time)
+    assert list(tmp_path.iterdir()) == []

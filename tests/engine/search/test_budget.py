@@ -10,12 +10,13 @@ import pytest
 from tests.engine.search.driven import QUICK, Run, search
 from tests.engine.search.world import World
 
+from diminuendo.engine.cost import Cost
 from diminuendo.engine.search import budget
 from diminuendo.engine.search.budget import Finals
 from diminuendo.engine.search.drive import AnyAnswer, Done, drive
 from diminuendo.engine.search.session import Finished, Session, Step
 from diminuendo.engine.search.settings import EFFORTS, EffortName
-from diminuendo.engine.search.state import State
+from diminuendo.engine.search.state import State, Trial
 from diminuendo.engine.search.work import Work
 
 QUICK_SETTINGS = EFFORTS["quick"]
@@ -88,6 +89,18 @@ def test_what_certification_takes() -> None:
     assert budget.room(State(QUICK), QUICK_SETTINGS, 4, 4) == budget.UNLIMITED
 
 
+def test_certification_takes_no_more_than_is_left_whatever_was_planned() -> None:
+    """Of 10 evaluations 3 finals were planned; after 7 there is room for 2 and the control, after 8 for 1."""
+    trial = Trial(0, "first", (), None, 6, 6, Cost(1, 1), 0.0, 0.0, "w")
+    for done, count in ((6, 3), (7, 2), (8, 1)):
+        state = State(replace(QUICK, **with_budget(evaluations=10)), trials=[trial] * done)
+        assert budget.affordable(state, QUICK_SETTINGS) == Finals(count, 12)
+    # Of 100 epochs 2 finals of 12 were planned: 42 with the control after a lineage of 6; 30 with one.
+    for done, finals in ((58, Finals(2, 12)), (59, Finals(1, 12)), (71, Finals(1, 11)), (90, Finals(1, 2))):
+        state = State(replace(QUICK, **with_budget(epochs=100)), trials=[trial], epochs=done)
+        assert budget.affordable(state, QUICK_SETTINGS) == finals
+
+
 def test_the_forecast_is_the_most_that_a_search_takes() -> None:
     for effort in ("quick", "normal"):
         for stage in (1, 2):
@@ -154,9 +167,9 @@ class Kept:
         return False
 
 
-def timed(minutes: float, *, slots: int = 1, **most: float) -> tuple[Finished, Clocked, Kept]:
+def timed(minutes: float, *, slots: int = 1, **most: Any) -> tuple[Finished, Clocked, Kept]:
     executor, journal = Clocked(World(), slots), Kept()
-    session = Session(replace(QUICK, budget=(("minutes", minutes), *most.items())))
+    session = Session(replace(QUICK, **with_budget(minutes=minutes, **most)))
     outcome = drive(session, executor, journal, clock=executor.clock)
     assert isinstance(outcome, Finished)
     return outcome, executor, journal

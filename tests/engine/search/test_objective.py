@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
-from tests.engine.search.driven import search
+from tests.engine.search.driven import QUICK, search
 from tests.engine.search.world import REST, World
 
 from diminuendo.engine.cost import Cost
@@ -14,8 +15,11 @@ from diminuendo.engine.search import moves
 from diminuendo.engine.search.moves import Board
 from diminuendo.engine.search.objective import OBJECTIVES, Goal, ObjectiveName, amount, shown
 from diminuendo.engine.search.path import path
+from diminuendo.engine.search.result import pick
+from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.search.space import LayerOptions, Space
-from diminuendo.engine.search.work import Option
+from diminuendo.engine.search.surrogate import Observation, Surrogate
+from diminuendo.engine.search.work import Judged, Option, ProfileSummary, Verdict
 
 COST = Cost(params=1000, macs=50_000, size_bytes=4000, elements=250)
 MB = 2**20
@@ -68,6 +72,44 @@ def test_keeping_limits_takes_the_cheapest_damage_first() -> None:
         board = Board.of_space(space)
         state = moves.keep_limits(board, [0, 0])
         assert "".join("ds"[option] for option in state) == expected
+
+
+def layer_of(name: str, *forms: tuple[Cost, float]) -> LayerOptions:
+    """A layer whose first form is the dense one."""
+    made = (Option(Choice("svd", (i,)) if i else DENSE, cost, 0.0, damage) for i, (cost, damage) in enumerate(forms))
+    return LayerOptions(LayerSpec(name, "linear", 8, 8), tuple(made))
+
+
+def test_limits_come_before_the_target_where_both_cannot_be_had() -> None:
+    """The form has a tenth of the params and twice the outputs; only the dense layer keeps the limit."""
+    layer = layer_of("l", (Cost(1000, 0, 0, 10), 0.0), (Cost(100, 0, 0, 20), 0.1))
+    board = Board.of_space(Space((layer,), layer.options[0].cost, Goal("params", (("memory", 4 * 10 / MB),))))
+    assert moves.keep_limits(board, [1], most=100) == [0]
+
+
+def test_annealing_never_trades_a_limit_for_damage() -> None:
+    """A thousandth over the limit would save nine tenths of the damage."""
+    forms = ((Cost(100, 5000), 0.0), (Cost(50, 1000), 1.0), (Cost(49, 1001), 0.1))
+    layers = (layer_of("a", *forms), layer_of("b", *forms))
+    space = Space(layers, Cost(200, 10_000), Goal("params", (("macs", 2000.0),)))
+    surrogate = Surrogate.fit(space, [Observation(space.dense, 0.0, 0.0)])
+    for seed in range(10):
+        found = moves.anneal(surrogate, space.dense, 100, moves=200, rng=keyed(seed, "a"), avoid=())
+        assert found is not None
+        assert space.cost(found).macs == 2000
+
+
+def test_the_smallest_finalist_inside_delta_and_limits_is_picked() -> None:
+    def judged(*finalists: tuple[float, int]) -> Judged:
+        verdicts = tuple(Verdict(98.0 - drop, drop, drop, drop) for drop, _ in finalists)
+        profiles = tuple(ProfileSummary(10, macs, 1.0, 1.0, 1.0, ()) for _, macs in finalists)
+        return Judged(98.0, verdicts, verdicts[0], profiles[0], profiles, "", 0.0)
+
+    request = replace(QUICK, limits=(("macs", 100.0),))
+    assert pick(judged((0.1, 101), (0.9, 100), (0.2, 90)), request) == 1
+    assert pick(judged((0.1, 101), (1.5, 100), (1.2, 90)), request) == 2
+    assert pick(judged((0.5, 101), (0.1, 101)), request) == 1
+    assert pick(judged((0.1, 101), (0.9, 100)), QUICK) == 0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

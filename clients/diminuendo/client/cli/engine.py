@@ -46,3 +46,8 @@ def mistakes() -> Iterator[None]:
         if not any(isinstance(error, kind) for kind in known):
             raise
         raise InvalidArgumentError(str(error)) from error
+    except Exception as error:
+        owner = getattr(sys.modules.get("diminuendo.engine.workbench"), "UserCodeError", ())
+        if not isinstance(error, owner) or error.traceback_text:
+            raise
+        raise InvalidArgumentError(str(error)) from error  # no code of the user's raised: the wish does not fit
