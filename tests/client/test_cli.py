@@ -414,7 +414,6 @@ def test_a_dry_run_says_what_the_job_would_cost_and_leaves_nothing(run_here: Run
     assert done.returncode == 0
     evaluations, epochs, time = done.stdout.splitlines()
     assert evaluations == "evaluations: at most 9"
-    # 6 + 3 + 4 candidates, 2 finals and the control, their epochs in full: the budget is of evaluations.
     assert re.fullmatch(r"epochs: at most [0-9]+, [0-9.]+ s each", epochs)
     assert re.fullmatch(r"time: at most about [0-9.]+ minutes on one evaluator like this machine, .*included", time)
     assert list(tmp_path.iterdir()) == []

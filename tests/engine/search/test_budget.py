@@ -12,7 +12,7 @@ from tests.engine.search.world import World
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search import budget
-from diminuendo.engine.search.budget import Finals
+from diminuendo.engine.search.budget import Finals, Forecast
 from diminuendo.engine.search.drive import AnyAnswer, Done, drive
 from diminuendo.engine.search.session import Finished, Session, Step
 from diminuendo.engine.search.settings import EFFORTS, EffortName
@@ -113,7 +113,9 @@ def test_the_forecast_is_the_most_that_a_search_takes() -> None:
     first = budget.forecast(replace(QUICK, stage=1), QUICK_SETTINGS)
     assert first.evaluations == 6 + 3 + 4 + 3 + 1
     assert first.epochs == 6 * 2 + 3 * 4 + 4 * 4 + 3 * 12 + (2 + 4 + 4 + 12)
-    assert budget.forecast(replace(QUICK, **with_budget(evaluations=5)), QUICK_SETTINGS).evaluations == 5
+    # Of 5 evaluations one is a finalist and one the control; a candidate takes at most a move's 6 epochs.
+    few = budget.forecast(replace(QUICK, **with_budget(evaluations=5)), QUICK_SETTINGS)
+    assert few == Forecast(5, 3 * 6 + 12 + (2 + 4 + 4 + 3 * 6 + 12))
 
 
 # --- minutes -------------------------------------------------------------------------------------------------

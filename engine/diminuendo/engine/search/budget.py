@@ -143,11 +143,17 @@ def forecast(request: Request, settings: Settings) -> Forecast:
     """The most that the whole search takes: every round in full, or the budget where that is less."""
     s, moves = settings, settings.moves if request.stage == 2 else 0
     keep = finals(State(request), settings)
-    evaluations = s.budgets + s.kept + s.bracket + moves
-    epochs = s.budgets * s.first_epochs + s.kept * s.kept_epochs + s.bracket * s.bracket_epochs + moves * s.move_epochs
+    rounds = (
+        (s.budgets, s.first_epochs),
+        (s.kept, s.kept_epochs),
+        (s.bracket, s.bracket_epochs),
+        (moves, s.move_epochs),
+    )
+    each = sorted((epochs for count, epochs in rounds for _ in range(count)), reverse=True)
+    evaluations = int(min(len(each), of(request, "evaluations") - keep.count - 1))
     # A move starts from what was known a window of proposals before.
     lineage = s.first_epochs + s.kept_epochs + s.bracket_epochs + math.ceil(moves / s.window) * s.move_epochs
     return Forecast(
-        int(min(of(request, "evaluations"), evaluations + keep.count + 1)),
-        int(min(of(request, "epochs"), epochs + keep.total(lineage))),
+        evaluations + keep.count + 1,
+        int(min(of(request, "epochs"), sum(each[:evaluations]) + keep.total(lineage))),
     )
