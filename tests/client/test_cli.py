@@ -99,6 +99,26 @@ def test_submit_prints_the_name_and_nothing_else(fake: FakeServer, run: Run) -> 
         (["list", "--state", "done"], "state: 'done' is not known; give one of queued, running"),
         (["list", "--output", "yaml"], "'yaml' is not one of 'table', 'json'"),
         (["compress", "zoo:digits", "--delta", "0"], "delta: 0 is not"),
+        (
+            ["compress", "zoo:digits", "--objective", "latency"],
+            "objective: 'latency' is unknown; choose one of params, ",
+        ),
+        (["compress", "zoo:digits", "--limit", "macs"], "limit: 'macs' is not FIGURE=NUMBER; for example macs=50M"),
+        (["compress", "zoo:digits", "--limit", "macs=5T"], "limit: 'macs=5T' is not FIGURE=NUMBER"),
+        (["compress", "zoo:digits", "--limit", "time=5"], "limits: 'time' is unknown; choose one of params, macs, "),
+        (["compress", "zoo:digits", "--limit", "macs=-5k"], "limits: macs=-5000.0 is no limit; give a number over 0"),
+        (["compress", "zoo:digits", "--limit", "size=1", "--limit", "size=2"], "limit: 'size' is given twice"),
+        (["compress", "zoo:digits", "--freeze", ""], "'' is no pattern; give layer names, with * for any part"),
+        (["compress", "zoo:digits", "--max-ratio", "conv*"], "max_ratio: 'conv*' is not PATTERN=RATIO; for example"),
+        (
+            ["compress", "zoo:digits", "--max-ratio", "conv*=0.5"],
+            "max_ratio: conv*=0.5 is no ratio; give a number from 1",
+        ),
+        (["compress", "zoo:digits", "--multiple", "0"], "multiple: 0 is no multiple of ranks; give a whole number"),
+        (["compress", "zoo:digits", "--stage", "3"], "stage: 3 is unknown; give 1 (stop after exploration) or 2"),
+        (["compress", "zoo:digits", "--budget", "20"], "budget: '20' is not KIND=NUMBER; for example evaluations=20"),
+        (["compress", "zoo:digits", "--budget", "hours=2"], "budget: 'hours' is unknown; choose one of evaluations, "),
+        (["compress", "zoo:digits", "--budget", "epochs=3"], "budget: epochs=3.0 is too little; give at least 12"),
         (["compress", "zoo:digitz"], "source: the zoo has no network 'digitz'; did you mean 'digits'?"),
         (["compress", "zoo:resnet18"], "`python -m diminuendo.engine.zoo.train resnet18 --data DIR` and give the file"),
         (["compress", "zoo:resnet18", "--data", "."], "weights: the package has none for zoo:resnet18; train them"),
@@ -366,4 +386,23 @@ def test_ctrl_c_ends_an_inline_run_and_leaves_nothing(environment: dict[str, str
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "stopped; nothing was written"
     assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wish_that_does_not_fit_the_network_is_a_mistake_too(run_here: Run, tmp_path: Path) -> None:
+    done = run_here("compress", "zoo:digits", "--freeze", "block1.convl", "--effort", "quick")
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: freeze: no layer is named like 'block1.convl'; the nearest are block1.conv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_what_the_job_would_cost_and_leaves_nothing(run_here: Run, tmp_path: Path) -> None:
+    words = ("--effort", "quick", "--stage", "1", "--freeze", "block*", "--budget", "evaluations=9", "--dry-run")
+    done = run_here("compress", "zoo:digits", *words)
+    assert done.returncode == 0
+    evaluations, epochs, time = done.stdout.splitlines()
+    assert evaluations == "evaluations: at most 9"
+    assert re.fullmatch(r"epochs: at most [0-9]+, [0-9.]+ s each", epochs)
+    assert re.fullmatch(r"time: at most about [0-9.]+ minutes on one evaluator like this machine, .*included", time)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diminuendo.engine import Compressed, Metric, Recipe, Samples, Task, compress, load
-from diminuendo.engine.plan import PlanError
+from diminuendo.engine.estimate import estimate
+from diminuendo.engine.plan import DENSE, PlanError
+from diminuendo.engine.profile import profile
+from diminuendo.engine.search.check import request_of
 from diminuendo.engine.search.session import Step
 from diminuendo.engine.task import TaskError
 from diminuendo.engine.workbench import LEAST_EVALUATION_SAMPLES, UserCodeError
@@ -113,6 +116,60 @@ def test_load_says_what_it_lacks(outcome: tuple[Compressed, list[Step], dict[str
         load(tmp_path, network())
 
 
+def test_wishes_are_kept_by_the_network_that_comes_back(task: Task) -> None:
+    """Frozen, limited, snapped, in few evaluations and MACs: as the plan, the profile and the certificate say."""
+    steps: list[Step] = []
+    done = compress(
+        task,
+        5.0,
+        effort="quick",
+        objective="size",
+        limits={"macs": 2000},
+        freeze=["0"],
+        multiple=4,
+        stage=1,
+        budget={"evaluations": 6, "epochs": 40},
+        on_step=steps.append,
+    )
+    assert done.inside_delta
+    assert done.plan["0"] == DENSE
+    assert done.plan["3"] != DENSE
+    figures = profile(done.model, task.train.inputs[:1], time=False)
+    assert figures.macs <= 2000
+    certificate = done.certificate
+    assert certificate["evaluations"] <= 6
+    assert certificate["epochs"] <= 40
+    assert (certificate["objective"], certificate["limits"], certificate["stage"]) == ("size", {"macs": 2000.0}, 1)
+    assert "anneal" not in {step.stage for step in steps}
+    assert f"{certificate['size_ratio']:.2f}x size" in steps[-1].summary
+
+
+def test_wishes_that_do_not_fit_the_network_come_back_as_the_owners_mistake(task: Task) -> None:
+    with pytest.raises(UserCodeError, match="freeze: no layer is named like 'conv1'; the nearest are 0, 3, 5"):
+        compress(task, effort="quick", freeze=["conv1"])
+    with pytest.raises(
+        UserCodeError, match=r"limits: macs=10 cannot be kept: the least .* [0-9,]+ macs; raise the lim"
+    ):
+        compress(task, effort="quick", limits={"macs": 10})
+
+
+def test_an_estimate_tries_one_candidate_and_counts_the_rest(task: Task) -> None:
+    before = torch.get_num_threads()
+    done: list[str] = []
+    request = request_of("task:blobs", 2.0, effort="quick", stage=1)
+    found = estimate(request, task=task, on_work=done.append)
+    # Quick without annealing, by hand: 6 + 3 + 4 candidates, 3 finalists and the control.
+    assert found.evaluations == 17
+    assert found.epochs == 6 * 2 + 3 * 4 + 4 * 4 + 3 * 12 + (2 + 4 + 4 + 12)
+    assert done == ["the original network", "0", "3", "5", done[-1]]
+    assert done[-1].startswith("first")
+    assert 0 < found.epoch_s < 5
+    assert found.minutes == pytest.approx((found.survey_s + found.epochs * found.epoch_s) / 60)
+    assert torch.get_num_threads() == before
+    with pytest.raises(UserCodeError, match="no layer is named like 'conv1'"):
+        estimate(request_of("task:blobs", 2.0, effort="quick", freeze=["conv1"]), task=task)
+
+
 def test_threads_are_given_back(task: Task) -> None:
     before = torch.get_num_threads()
     with pytest.raises(UserCodeError):
@@ -172,6 +229,12 @@ def test_other_arguments_are_checked_too(tmp_path: Path) -> None:
         compress("zoo:digits", threads=0)
     with pytest.raises(TaskError, match="seed: -1"):
         compress("zoo:digits", seed=-1)
+    with pytest.raises(TaskError, match="objective: 'latency' is unknown; choose one of params, macs, size, memory"):
+        compress("zoo:digits", objective="latency")  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match=r"limits: macs=-1 is no limit"):
+        compress("zoo:digits", limits={"macs": -1})
+    with pytest.raises(TaskError, match="budget: evaluations=1 is too little; give at least 3"):
+        compress("zoo:digits", budget={"evaluations": 1})
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(TaskError, match="not an empty folder"):
         compress("zoo:digits", out=tmp_path)

@@ -12,8 +12,20 @@ from torch import Tensor, nn
 
 from diminuendo.engine import Metric, Task, weights
 from diminuendo.engine.evaluate import Worker
-from diminuendo.engine.plan import DENSE
-from diminuendo.engine.search.work import Evaluate, Evaluated, Judge, Judged, Prepare, Prepared, Tuned, Work
+from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.search.space import Space
+from diminuendo.engine.search.work import (
+    Evaluate,
+    Evaluated,
+    Judge,
+    Judged,
+    Prepare,
+    Prepared,
+    Surveyed,
+    SurveyLayer,
+    Tuned,
+    Work,
+)
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.engine.workbench import UserCodeError
 
@@ -73,6 +85,30 @@ def test_the_untouched_network_is_what_it_was(make: Callable[[], Task], tmp_path
     assert found.cost == bench.prepared.total
     assert found.weights is not None
     assert bench.store.get(found.weights) == weights.to_bytes(task.model)
+
+
+@pytest.mark.parametrize("make", [tasks.records, tasks.two_inputs, tasks.language, tasks.narrow_weights])
+def test_a_plans_cost_is_that_of_the_built_network(make: Callable[[], Task], tmp_path: Path) -> None:
+    """All four figures: what the search adds up over layers is what the profiler counts."""
+    bench = Bench(make(), tmp_path)
+    prepared = bench.prepared
+    surveys = []
+    for spec, _ in prepared.layers:
+        question = SurveyLayer(SOURCE, prepared.task, prepared.moments, spec.name, 0, 1, points=1)
+        answer = bench.worker.run(Work(1, question, spec.name))
+        assert isinstance(answer, Surveyed)
+        surveys.append(answer)
+    space = Space.of(prepared, surveys)
+    stored = {survey.layer: dict(survey.factors) for survey in surveys}
+    for turn in (0.3, 0.8):
+        choices = tuple((own.spec.name, own.options[int(turn * len(own.options))].choice) for own in space.layers)
+        factors = tuple((n, c.format, stored[n][c.format]) for n, c in choices if c != DENSE)
+        assert factors
+        asked = Evaluate(SOURCE, prepared.task, choices, factors, None, 0, 1.0, tuning_seed=3, seed=0, threads=1)
+        built = bench.worker.run(Work(2, asked, "a plan"))
+        assert isinstance(built, Evaluated)
+        assert built.cost == space.cost(Plan(choices))
+        assert built.cost.memory_bytes > built.cost.size_bytes > 0
 
 
 def test_a_candidate_goes_on_from_its_parents_stored_weights(tmp_path: Path) -> None:

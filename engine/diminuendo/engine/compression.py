@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +15,15 @@ from torch import nn
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.inline import InlineExecutor, InlineJournal
 from diminuendo.engine.loading import load, read_plan
-from diminuendo.engine.plan import FORMAT_NAMES, Plan
+from diminuendo.engine.plan import Plan
+from diminuendo.engine.search.budget import BudgetName
+from diminuendo.engine.search.check import RequestError, check, request_of
 from diminuendo.engine.search.drive import Done, drive
+from diminuendo.engine.search.objective import ObjectiveName
 from diminuendo.engine.search.result import Finished
 from diminuendo.engine.search.session import Request, Session, Step
 from diminuendo.engine.search.settings import EffortName
-from diminuendo.engine.search.state import AcceptName
+from diminuendo.engine.search.state import AcceptName, StageNumber
 from diminuendo.engine.search.work import Failed
 from diminuendo.engine.store import ArtifactStore, DirectoryStore
 from diminuendo.engine.task import Task, TaskError
@@ -54,20 +57,10 @@ def check_request(request: Request) -> None:
         TaskError: Names the field, its value and what is legal.
         UnknownNetworkError: The source is a zoo name that does not exist; suggests the nearest.
     """
-    delta = request.delta
-    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta <= 100:  # NaN is refused too
-        raise TaskError(f"delta: {delta!r} is no tolerance; give points of the metric, over 0 and up to 100")
-    if request.effort not in get_args(EffortName):
-        raise TaskError(f"effort: {request.effort!r} is unknown; choose one of {', '.join(get_args(EffortName))}")
-    if request.accept not in get_args(AcceptName):
-        raise TaskError(f"accept: {request.accept!r} is unknown; choose one of {', '.join(get_args(AcceptName))}")
-    if not 0 <= request.seed < 2**63:
-        raise TaskError(f"seed: {request.seed!r} is out of range; give a whole number from 0 up to 2^63 - 1")
-    if request.threads < 1:
-        raise TaskError(f"threads: {request.threads!r} is too few; give at least 1")
-    unknown = [name for name in request.formats if name not in FORMAT_NAMES]
-    if unknown:
-        raise TaskError(f"formats: {', '.join(unknown)}: unknown; choose some of {', '.join(FORMAT_NAMES)}")
+    try:
+        check(request)
+    except RequestError as error:
+        raise TaskError(str(error)) from error
     kind, _, name = request.source.partition(":")
     if kind == "zoo":
         find(name)
@@ -82,6 +75,13 @@ def compress(
     seed: int = 0,
     threads: int = 1,
     formats: Sequence[str] = (),
+    objective: ObjectiveName = "params",
+    limits: Mapping[ObjectiveName, float] | None = None,
+    freeze: Sequence[str] = (),
+    max_ratio: Mapping[str, float] | None = None,
+    multiple: int = 1,
+    stage: StageNumber = 2,
+    budget: Mapping[BudgetName, float] | None = None,
     out: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_done: Callable[[Done], None] | None = None,
@@ -98,6 +98,15 @@ def compress(
         seed: Of every random choice.
         threads: Torch's threads; part of the numerics. Restored afterwards.
         formats: Forms that layers may take; empty: those of the effort.
+        objective: The figure that gets as small as it can: ``params``, ``macs``, ``size`` or ``memory``.
+        limits: The most that figures may be: params, MACs, or MB of 2^20 bytes of size and of memory. What breaks one
+            is never returned as inside.
+        freeze: Shell patterns over the names of layers that stay dense, e.g. ``layer1.*``.
+        max_ratio: The most by which the params of layers may shrink, by pattern.
+        multiple: What ranks are multiples of, but for the lowest and the highest of each format.
+        stage: 1 stops after the exploration, 2 anneals too.
+        budget: The most ``evaluations`` and ``epochs``, certification included, and the ``minutes`` after which the
+            best so far is certified.
         out: Result folder to write; must not exist or be empty.
         on_step: Called after each step of the search.
         on_done: Called after each work.
@@ -108,9 +117,25 @@ def compress(
         UserCodeError: The task's own code raised.
     """
     source = task if isinstance(task, str) else task.source or f"task:{task.name}"
-    request = Request(
-        source, float(delta) if type(delta) is int else delta, seed, effort, accept, threads, tuple(formats)
-    )
+    try:
+        request = request_of(
+            source,
+            delta,
+            effort=effort,
+            accept=accept,
+            seed=seed,
+            threads=threads,
+            formats=formats,
+            objective=objective,
+            limits=limits,
+            freeze=freeze,
+            max_ratio=max_ratio,
+            multiple=multiple,
+            stage=stage,
+            budget=budget,
+        )
+    except RequestError as error:
+        raise TaskError(str(error)) from error
     check_request(request)
     folder = empty_folder(out)
     tasks = {} if isinstance(task, str) else {source: task}

@@ -1,27 +1,53 @@
 """What a layer or a network costs. Imports no torch.
 
-``params`` are elements of trainable parameters; ``macs`` are multiply-adds of one sample, never FLOPs.
+``params`` are elements of trainable parameters; ``macs`` are multiply-adds of one sample, never FLOPs. The rules are
+those of `diminuendo.engine.profile`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+ACTIVATION_BYTES = 4
+"""Of each element of an activation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Params and MACs of a layer, of a form of it, or of a network (per sample)."""
+    """What a layer, a form of it, or a network costs, for one sample.
+
+    Attributes:
+        size_bytes: Of the trainable parameters.
+        elements: Of the outputs that count for memory; of a network those of its input too.
+    """
 
     params: int
     macs: int
+    size_bytes: int = 0
+    elements: int = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Footprint: size, and `ACTIVATION_BYTES` for each element."""
+        return self.size_bytes + ACTIVATION_BYTES * self.elements
 
     def __add__(self, other: Cost) -> Cost:
         """Costs of parts add up."""
-        return Cost(self.params + other.params, self.macs + other.macs)
+        return Cost(
+            self.params + other.params,
+            self.macs + other.macs,
+            self.size_bytes + other.size_bytes,
+            self.elements + other.elements,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
         """The rest after taking a part away."""
-        return Cost(self.params - other.params, self.macs - other.macs)
+        return Cost(
+            self.params - other.params,
+            self.macs - other.macs,
+            self.size_bytes - other.size_bytes,
+            self.elements - other.elements,
+        )
 
 
 def ratio(original: float, compressed: float) -> float:

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from diminuendo.engine import surgery, weights
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.formats import Moments
-from diminuendo.engine.plan import Plan
+from diminuendo.engine.formats.layers import kernel_of
+from diminuendo.engine.modules import unwrapped
+from diminuendo.engine.plan import LayerSpec, Plan
 from diminuendo.engine.profile import Profile, profile
 from diminuendo.engine.score import NotFiniteError, divergence, verdict
 from diminuendo.engine.search.drive import AnyAnswer
@@ -113,6 +116,7 @@ class Worker:
             figures = profile(bench.model, bench.example, time=False)
             seen = moments.collect(bench.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
         costs = {layer.name: Cost(layer.params, layer.macs) for layer in figures.layers}
+        layers = tuple((spec, _dense_cost(spec, costs[spec.name], bench.model)) for spec in found.layers)
         return Prepared(
             task=bench.digest,
             metric=task.metric.name,
@@ -121,8 +125,8 @@ class Worker:
             search_samples=len(bench.search_half),
             sealed_samples=len(bench.sealed_half),
             train_samples=len(task.train),
-            total=Cost(figures.params, figures.macs),
-            layers=tuple((spec, costs[spec.name]) for spec in found.layers),
+            total=figures.cost,
+            layers=layers,
             left_dense=found.left_dense,
             moments=self._store.put(save_tensors(moments.to_tensors(seen))),
             seconds=time.perf_counter() - start,
@@ -138,7 +142,9 @@ class Worker:
         options: tuple[Option, ...] = ()
         measured: calibrate.Measured = ()
         if measure:
-            options, measured = bench.calibration.options(spec, made, points=question.points)
+            options, measured = bench.calibration.options(
+                spec, made, points=question.points, multiple=question.multiple
+            )
         stored = tuple((name, self._store.put(factors.to_bytes(tensors))) for name, tensors in made.items())
         return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start)
 
@@ -222,8 +228,13 @@ class Worker:
 
 
 def _cost_of(model: nn.Module, example: Any) -> Cost:
-    figures = profile(model, example, time=False)
-    return Cost(figures.params, figures.macs)
+    return profile(model, example, time=False).cost
+
+
+def _dense_cost(spec: LayerSpec, counted: Cost, model: nn.Module) -> Cost:
+    """Cost of a layer as it is, with what its outputs take of the memory."""
+    item_bytes = kernel_of(unwrapped(model).get_submodule(spec.name)).element_size()
+    return replace(counted, size_bytes=item_bytes * counted.params, elements=spec.out_channels * spec.positions)
 
 
 def _summary(figures: Profile, bench: Workbench) -> ProfileSummary:

@@ -27,12 +27,12 @@ import torch
 from torch import nn
 
 from diminuendo.engine import tree
+from diminuendo.engine.cost import ACTIVATION_BYTES, Cost
 from diminuendo.engine.counting import buffers_kept, count, materialised, own_params, stored_bytes, trainable
 from diminuendo.engine.modules import evaluating, unwrapped
 
 MB = 2**20
 WARM_UPS = 5
-_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Profile:
         params: Trainable elements.
         macs: Multiply-adds of one sample.
         size_mb: Of the trainable parameters and quantized weights, in 2^20 bytes.
+        elements: Of the input and of the outputs that count for memory.
         memory_mb: Footprint at batch 1, in 2^20 bytes.
         time_ms: Median milliseconds of a forward at batch 1 with the current number of threads; None if not asked.
         layers: In the network's order.
@@ -76,6 +77,12 @@ class Profile:
     time_ms: float | None
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[str, ...]
+    elements: int = 0
+
+    @property
+    def cost(self) -> Cost:
+        """The same as a cost."""
+        return Cost(self.params, self.macs, round(self.size_mb * MB), self.elements)
 
 
 def profile(
@@ -98,11 +105,12 @@ def profile(
     counts = count(model, sample)
     own = own_params(model)
     size = stored_bytes(model) / MB
+    elements = tree.elements(sample) + counts.elements
     return Profile(
         params=sum(p.numel() for p in trainable(model)),
         macs=sum(counts.macs.values()),
         size_mb=size,
-        memory_mb=size + (tree.elements(sample) + counts.elements) * _BYTES / MB,
+        memory_mb=size + elements * ACTIVATION_BYTES / MB,
         time_ms=time_ms(model, sample, runs=runs, threads=threads) if time else None,
         layers=tuple(
             LayerProfile(name, type(module).__name__, own.get(name, 0), counts.macs.get(name, 0), counts.shape(name))
@@ -110,6 +118,7 @@ def profile(
             if own.get(name, 0) or counts.macs.get(name, 0)
         ),
         uncounted=tuple(sorted(counts.uncounted)),
+        elements=elements,
     )
 
 

@@ -43,14 +43,14 @@ def test_every_point_is_the_brute_force_optimum_at_its_multiplier(seed: int) -> 
     for point, after in itertools.pairwise(points):
         price = (point.price + after.price) / 2  # any multiplier between the two moves
         best = min(space.damage(p, weights) + price * space.cost(p).params for p in plans)
-        assert point.damage + price * point.params == pytest.approx(best, rel=1e-9)
+        assert point.damage + price * point.amount == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_points_carry_the_cost_and_damage_of_their_plans(seed: int) -> None:
     space = random_space(seed)
     for point in path(space):
-        assert point.params == space.cost(point.plan).params
+        assert point.amount == space.cost(point.plan).params
         assert point.damage == pytest.approx(space.damage(point.plan), abs=1e-9)
 
 
@@ -58,15 +58,15 @@ def test_the_path_goes_from_harmless_to_smallest_with_rising_prices() -> None:
     space = random_space(0)
     points = path(space)
     assert points[0].plan == space.dense
-    assert points[-1].params == min(space.cost(p).params for p in all_plans(space))
-    assert all(a.price <= b.price and a.params > b.params for a, b in itertools.pairwise(points))
+    assert points[-1].amount == min(space.cost(p).params for p in all_plans(space))
+    assert all(a.price <= b.price and a.amount > b.amount for a, b in itertools.pairwise(points))
 
 
 def test_at_most_is_the_best_point_that_fits() -> None:
     points = path(random_space(1))
     middle = points[len(points) // 2]
-    assert at_most(points, middle.params) == middle
-    assert at_most(points, middle.params - 1) == points[len(points) // 2 + 1]
+    assert at_most(points, middle.amount) == middle
+    assert at_most(points, middle.amount - 1) == points[len(points) // 2 + 1]
     assert at_most(points, 0) == points[-1]
 
 

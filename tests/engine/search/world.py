@@ -25,10 +25,16 @@ from diminuendo.engine.search.work import (
 )
 
 WIDTHS = (16, 32, 48, 64)
+REST = Cost(1000, 1000, 4000, 3 * 64)
+"""What is not a layer of the search: the input counts for memory."""
 
 
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def profile_of(cost: Cost) -> ProfileSummary:
+    return ProfileSummary(cost.params, cost.macs, cost.size_bytes / 2**20, cost.memory_bytes / 2**20, 1.0, ())
 
 
 @dataclass
@@ -58,7 +64,7 @@ class World:
         return min(1.0, sum(math.exp(-6.0 * rank / WIDTHS[i]) - math.exp(-6.0) for rank in choice.ranks))
 
     def cost(self, choice: Choice, i: int) -> Cost:
-        width = WIDTHS[i]
+        width, positions = WIDTHS[i], 64
         if choice == DENSE:
             params = 9 * width * width
         elif choice.format == "svd":
@@ -66,7 +72,7 @@ class World:
         else:
             r_in, r_out = choice.ranks
             params = width * r_in + 9 * r_in * r_out + r_out * width
-        return Cost(params, params * 64)
+        return Cost(params, params * positions, 4 * params, positions * (width + sum(choice.ranks)))
 
     def options(self, i: int) -> tuple[Option, ...]:
         width = WIDTHS[i]
@@ -80,13 +86,13 @@ class World:
         )
 
     def total(self) -> Cost:
-        cost = Cost(1000, 1000)
+        cost = REST
         for i in range(len(WIDTHS)):
             cost = cost + self.cost(DENSE, i)
         return cost
 
     def plan_cost(self, plan: Plan) -> Cost:
-        cost = Cost(1000, 1000)
+        cost = REST
         for i, choice in enumerate(plan.values()):
             cost = cost + self.cost(choice, i)
         return cost
@@ -114,14 +120,15 @@ class World:
         if isinstance(question, SurveyLayer):
             i = int(question.layer[-1])
             stored = tuple((name, sha(f"{question.layer} {name}")) for name in ("svd", "tucker2"))
-            return Surveyed(question.layer, stored, self.options(i), (), 1.0)
+            options = tuple(o for o in self.options(i) if all(r % question.multiple == 0 for r in o.choice.ranks))
+            return Surveyed(question.layer, stored, options, (), 1.0)
         if isinstance(question, Evaluate):
             plan = Plan(question.choices)
             cost = self.plan_cost(plan)
             if work.index in self.diverges:
-                return Evaluated(None, None, None, cost, 100, 1.0)
+                return Evaluated(None, None, None, cost, 100, float(question.epochs))
             weights = sha(f"{plan.key()} {question.parent} {question.epochs} {question.tuning_seed}")
-            return Evaluated(98.0 - self.drop(plan), self.divergence(plan), weights, cost, 100, 1.0)
+            return Evaluated(98.0 - self.drop(plan), self.divergence(plan), weights, cost, 100, float(question.epochs))
         return self.judge(question)
 
     def judge(self, question: Judge) -> Judged:
@@ -129,8 +136,6 @@ class World:
         verdicts = tuple(
             Verdict(98.0 - self.drop(p), self.drop(p), self.drop(p) - 0.5, self.drop(p) + 0.5) for p in plans
         )
-        original = ProfileSummary(self.total().params, self.total().macs, 1.0, 2.0, 3.0, ())
-        profiles = tuple(
-            ProfileSummary(self.plan_cost(p).params, self.plan_cost(p).macs, 0.5, 1.0, 1.5, ()) for p in plans
-        )
+        original = profile_of(self.total())
+        profiles = tuple(profile_of(self.plan_cost(p)) for p in plans)
         return Judged(98.0, verdicts, Verdict(98.0, 0.0, -0.5, 0.5), original, profiles, "a made-up machine", 1.0)

@@ -18,13 +18,15 @@ from diminuendo.engine.survey.discover import discover
 from diminuendo.engine.survey.moments import collect
 
 
-def surveyed(name: str, points: int = 4) -> tuple[LayerSpec, dict[str, Factors], tuple[Option, ...], Measured]:
+def surveyed(
+    name: str, points: int = 4, multiple: int = 1
+) -> tuple[LayerSpec, dict[str, Factors], tuple[Option, ...], Measured]:
     model, inputs = small(), images(60)
     spec = next(layer for layer in discover(model, inputs[:1]).layers if layer.name == name)
     made: dict[str, Factors] = dict(factors.factor(model, spec, collect(model, [spec], inputs)[name]))
     before = fingerprint(model)
     calibration = Calibration(model, inputs, outputs_of(model, inputs), inputs, batch_size=25)
-    found, measured = calibration.options(spec, made, points=points)
+    found, measured = calibration.options(spec, made, points=points, multiple=multiple)
     assert fingerprint(model) == before
     return spec, made, found, measured
 
@@ -37,6 +39,24 @@ def test_an_option_for_every_rung_with_its_cost_and_energy() -> None:
         form = FORMATS[option.choice.format]
         assert option.cost == form.cost(spec, option.choice.ranks)
         assert option.energy == form.energy(made[option.choice.format], option.choice.ranks)
+
+
+@pytest.mark.parametrize("layer", ["conv2", "fc"])
+def test_ranks_between_the_ends_of_a_ladder_snap_to_a_multiple(layer: str) -> None:
+    spec, made, every, _ = surveyed(layer)
+    _, _, found, _ = surveyed(layer, multiple=4)
+    for name, own in made.items():
+        free = [option.choice.ranks for option in every if option.choice.format == name]
+        ranks = [option.choice.ranks for option in found if option.choice.format == name]
+        assert (ranks[0], ranks[-1]) == (free[0], free[-1])
+        top = FORMATS[name].max_ranks(spec)
+        for inner in ranks[1:-1]:
+            assert all(rank % 4 == 0 or rank == most for rank, most in zip(inner, top, strict=True))
+        assert all(a < b and all(x <= y for x, y in zip(a, b, strict=True)) for a, b in itertools.pairwise(ranks))
+        assert [option.energy for option in found if option.choice.format == name] == [
+            FORMATS[name].energy(own, each) for each in ranks
+        ]
+    assert len(found) < len(every)
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "mix", "fc"])

@@ -41,8 +41,13 @@ def mistakes() -> Iterator[None]:
             raise
         raise NotFoundError(f"source: {error}") from error
     except ValueError as error:
-        kinds = [("task", "TaskError"), ("plan", "PlanError")]
+        kinds = [("task", "TaskError"), ("plan", "PlanError"), ("search.check", "RequestError")]
         known = [getattr(sys.modules.get(f"diminuendo.engine.{home}"), name, ()) for home, name in kinds]
         if not any(isinstance(error, kind) for kind in known):
             raise
         raise InvalidArgumentError(str(error)) from error
+    except Exception as error:
+        owner = getattr(sys.modules.get("diminuendo.engine.workbench"), "UserCodeError", ())
+        if not isinstance(error, owner) or error.traceback_text:
+            raise
+        raise InvalidArgumentError(str(error)) from error  # no code of the user's raised: the wish does not fit

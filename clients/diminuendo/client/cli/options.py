@@ -44,6 +44,36 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Folder of train-*.parquet and test-*.parquet.", show_default=False),
 ]
+Objective = Annotated[
+    str,
+    typer.Option("--objective", metavar="FIGURE", show_default=True, help="What gets small: params|macs|size|memory."),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="FIGURE=MOST",
+        help="The most that a figure may be, e.g. macs=50M, size=1.5 (MB); repeatable.",
+    ),
+]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", metavar="PATTERN", help="Layers that stay dense, e.g. 'layer1.*'; repeatable."),
+]
+MaxRatio = Annotated[
+    list[str] | None,
+    typer.Option("--max-ratio", metavar="PATTERN=RATIO", help="Most by which layers may shrink; repeatable."),
+]
+Multiple = Annotated[int, typer.Option("--multiple", show_default=True, help="What ranks are multiples of.")]
+StageNumber = Annotated[
+    int, typer.Option("--stage", metavar="<1|2>", show_default=True, help="1: stop after exploration; 2: anneal too.")
+]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget", metavar="KIND=MOST", help="evaluations=N, epochs=N or minutes=N; the best so far comes back."
+    ),
+]
 
 SERVER = DEFAULT_TARGET
 

@@ -92,12 +92,18 @@ class Format(ABC):
 
     # --- the same for all ----------------------------------------------------------------------------------
 
-    def cost(self, spec: LayerSpec, ranks: Sequence[int]) -> Cost:
-        """Params and MACs of the form by the rules of `diminuendo.engine.profile`, bias included."""
+    def cost(self, spec: LayerSpec, ranks: Sequence[int], *, item_bytes: int = 4) -> Cost:
+        """Cost of the form by the rules of `diminuendo.engine.profile`, bias included.
+
+        Args:
+            spec: The layer; its calls tell the sizes.
+            ranks: Of the form.
+            item_bytes: Of one weight.
+        """
         stages = self.stages(spec, self.check_ranks(spec, ranks))
         bias = spec.out_channels if spec.bias else 0
         weights = [spec.groups * stage.weights(spec.kernel) for stage in stages]
-        macs = 0
+        macs = elements = 0
         for call in spec.calls:
             size = list(call.inputs)
             for stage, count in zip(stages, weights, strict=True):
@@ -106,8 +112,10 @@ class Format(ABC):
                     size[axis] = call.outputs[axis]
                 transposed = spec.kind == "conv_transpose" and stage.axes
                 macs += call.times * count * (before if transposed else math.prod(size))
+                elements += call.times * spec.groups * stage.out_channels * math.prod(size)
             macs += call.times * bias * math.prod(call.outputs)
-        return Cost(sum(weights) + bias, macs)
+        params = sum(weights) + bias
+        return Cost(params, macs, item_bytes * params, elements)
 
     def check_ranks(self, spec: LayerSpec, ranks: Sequence[int]) -> tuple[int, ...]:
         """The ranks; PlanError naming layer, format and legal range where they do not fit."""
@@ -175,6 +183,22 @@ class Format(ABC):
             if self.energy(factors, ranks) <= NEGLIGIBLE_ENERGY:
                 break
         return [cheaper[i - 1] for i in spread(len(cheaper), MAX_RUNGS)]
+
+    def snapped(self, spec: LayerSpec, ladder: Sequence[tuple[int, ...]], multiple: int) -> list[tuple[int, ...]]:
+        """A ladder whose ranks between its ends are rounded up to multiples, for hardware that likes them.
+
+        Rounding keeps rungs nested. A rank is not raised over its highest, nor over the ladder's end.
+        """
+        if multiple == 1 or len(ladder) < 3:
+            return list(ladder)
+        first, *inner, last = ladder
+        top = self.max_ranks(spec)
+        rounded = (
+            tuple(min(-(-rank // multiple) * multiple, most) for rank, most in zip(ranks, top, strict=True))
+            for ranks in inner
+        )
+        between = [r for r in dict.fromkeys(rounded) if all(a <= b for a, b in zip(r, last, strict=True))]
+        return [first, *(ranks for ranks in between if ranks not in (first, last)), last]
 
     def build(self, layer: nn.Module, ranks: Sequence[int]) -> nn.Sequential:
         """The form's structure in the layer's dtype and device with unset weights (`torch.nn.utils.skip_init`)."""

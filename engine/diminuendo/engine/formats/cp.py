@@ -103,6 +103,11 @@ class Cp(Format):
         """The ranks that were fitted and are cheaper than dense."""
         return [(rank,) for rank in _ranks(factors) if self.cost(spec, (rank,)).params < spec.params]
 
+    def snapped(self, spec: LayerSpec, ladder: Sequence[tuple[int, ...]], multiple: int) -> list[tuple[int, ...]]:
+        """Of the ranks that were fitted the multiples, and both ends: between two fits there is nothing to gain."""
+        ends = (0, len(ladder) - 1)
+        return [ranks for i, ranks in enumerate(ladder) if i in ends or ranks[0] % multiple == 0]
+
     def cut(self, factors: Factors, ranks: Sequence[int]) -> Cut:
         """The largest sum fitted at or below the rank, and as many more components that do nothing yet."""
         (rank,) = ranks

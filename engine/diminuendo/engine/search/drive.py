@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,21 +75,41 @@ class Stopped(Exception):  # noqa: N818 - not an error
     """Raised by `drive` when the journal says stop."""
 
 
-def drive(session: Session, executor: Executor, journal: Journal, *, poll_s: float = 0.5) -> Finished | Failed:
+def drive(
+    session: Session,
+    executor: Executor,
+    journal: Journal,
+    *,
+    poll_s: float = 0.5,
+    clock: Callable[[], float] = time.monotonic,
+) -> Finished | Failed:
     """Run the session to its end.
 
     Outcomes are recorded when they arrive and applied in proposal order; a step is committed for every outcome
     applied. Works whose key is known are not run.
 
+    Args:
+        session: Not ended.
+        executor: Runs the works.
+        journal: Keeps what must outlive this process.
+        poll_s: Longest wait for an outcome.
+        clock: Seconds since any moment; asked only when the job has a budget of minutes, of which the time between
+            two drives of one session is no part.
+
     Raises:
         Stopped: The journal asked to stop; everything committed so far stands.
     """
     held: dict[int, Done] = {}
-    running: set[int] = set()
+    running: dict[int, str] = {}
+    before, start = session.elapsed_s, clock() if session.timed else 0.0
     while session.outcome is None:
         if journal.stopped():
             executor.cancel()
             raise Stopped
+        if session.timed and session.elapse(before + clock() - start):
+            executor.cancel()
+            running.clear()
+            held.clear()
         fresh = [work for work in session.ask() if work.index not in running and work.index not in held]
         fresh = fresh[: max(0, executor.slots - len(running))]
         known = journal.recall([work.key for work in fresh]) if fresh else {}
@@ -98,12 +119,14 @@ def drive(session: Session, executor: Executor, journal: Journal, *, poll_s: flo
                 arrived.append(Done(work, known[work.key], evaluator="", seconds=0.0, remembered=True))
             else:
                 executor.submit(work)
-                running.add(work.index)
+                running[work.index] = work.key
         if not arrived:
             arrived = executor.wait(poll_s)
         for done in arrived:
             journal.record(done)
-            running.discard(done.work.index)
+            if not done.remembered and running.get(done.work.index) != done.work.key:
+                continue  # given up before it came
+            running.pop(done.work.index, None)
             held[done.work.index] = done
         while session.outcome is None and session.next_index in held:
             step = session.tell(held.pop(session.next_index).answer)

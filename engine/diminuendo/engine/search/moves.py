@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.search.objective import ObjectiveName
+from diminuendo.engine.search.objective import amount as amount_of
 from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.surrogate import FLOOR, Surrogate
 
 OVERWEIGHT = 50.0
-"""Energy for each unit of log params over the target."""
+"""Energy for each unit of log over the target, and over each limit."""
 
 FLIP = 0.03
 """Energy for each layer whose format is not the parent's: its tuned weights are lost."""
@@ -27,29 +29,72 @@ REACH = 3
 KEPT = 32
 """Best states remembered."""
 
+TINY = 1e-12
+"""Change of a logarithm that is none."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit on one figure of the network.
+
+    Attributes:
+        most: The largest sum that is legal.
+        fixed: What layers that are not in the space take of it.
+        amounts: Of each layer's options.
+    """
+
+    most: float
+    fixed: int
+    amounts: list[list[int]]
+
+    def total(self, state: Sequence[int]) -> int:
+        """The figure of a network."""
+        return self.fixed + sum(self.amounts[i][option] for i, option in enumerate(state))
+
+    def over(self, total: float) -> float:
+        """By how much a figure is over the limit, in logs; 0 when it is not."""
+        return math.log(total / self.most) if total > self.most else 0.0
+
 
 @dataclass(frozen=True)
 class Board:
-    """The space as arrays of one entry for each option, for moves in constant time."""
+    """The space as arrays of one entry for each option, for moves in constant time.
+
+    Attributes:
+        amounts: The objective's figure of each layer's options.
+        fixed: Of everything else.
+        bounds: The limits.
+    """
 
     space: Space
-    params: list[list[int]]
+    amounts: list[list[int]]
     damage: list[list[float]]
     formats: list[list[str]]
     ladders: list[dict[str, list[int]]]
+    fixed: int
+    bounds: tuple[Bound, ...]
 
     @classmethod
     def of(cls, surrogate: Surrogate) -> Board:
         """The board of a surrogate's space under its weights."""
-        params, damage, formats, ladders = [], [], [], []
-        for layer in surrogate.space.layers:
-            weight = surrogate.weights[layer.spec.name]
-            params.append([o.cost.params for o in layer.options])
+        return cls.of_space(surrogate.space, surrogate.weights)
+
+    @classmethod
+    def of_space(cls, space: Space, weights: Mapping[str, float] | None = None) -> Board:
+        """The board of a space; weights of the layers' damages are 1 when absent."""
+        damage, formats, ladders = [], [], []
+        for layer in space.layers:
+            weight = weights[layer.spec.name] if weights else 1.0
             damage.append([o.damage * weight for o in layer.options])
             formats.append([o.choice.format for o in layer.options])
             place = {o.choice: i for i, o in enumerate(layer.options)}
             ladders.append({name: [place[o.choice] for o in rungs] for name, rungs in layer.ladders.items()})
-        return cls(surrogate.space, params, damage, formats, ladders)
+        bounds = tuple(
+            Bound(most, amount_of(space.fixed, name), _amounts(space, name)) for name, most in space.goal.bounds
+        )
+        amounts = _amounts(space, space.goal.objective)
+        fixed = amount_of(space.fixed, space.goal.objective)
+        return cls(space, amounts, damage, formats, ladders, fixed, bounds)
 
     def state(self, plan: Plan) -> list[int]:
         """Option indices of a plan."""
@@ -71,54 +116,114 @@ class Board:
         return ladders[name] if name in ladders else next(iter(ladders.values()), [0])
 
 
-def shrink(board: Board, state: list[int], max_params: int) -> list[int]:
-    """Walk the layers down, each time where a param saved costs least damage, until the params fit."""
+def _amounts(space: Space, name: ObjectiveName) -> list[list[int]]:
+    return [[amount_of(o.cost, name) for o in layer.options] for layer in space.layers]
+
+
+def shrink(board: Board, state: list[int], most: int) -> list[int]:
+    """Walk the layers down, each time where a unit saved costs least damage, until the objective fits."""
     state = list(state)
-    total = board.space.fixed.params + sum(board.params[i][option] for i, option in enumerate(state))
-    while total > max_params:
+    total = board.fixed + sum(board.amounts[i][option] for i, option in enumerate(state))
+    while total > most:
         best = _cheapest_saving(board, state, keep_format=True) or _cheapest_saving(board, state, keep_format=False)
         if best is None:
             break
         layer, lower = best
-        total -= board.params[layer][state[layer]] - board.params[layer][lower]
+        total -= board.amounts[layer][state[layer]] - board.amounts[layer][lower]
         state[layer] = lower
     return state
 
 
 def _cheapest_saving(board: Board, state: list[int], *, keep_format: bool) -> tuple[int, int] | None:
-    """The (layer, option) that pays least damage for each param saved; None when nothing gets smaller."""
+    """The (layer, option) that pays least damage for each unit saved; None when nothing gets smaller."""
     best: tuple[float, int, int] | None = None
     for layer, option in enumerate(state):
-        for lower in _forms(board, layer, option) if keep_format else range(len(board.params[layer])):
-            saved = board.params[layer][option] - board.params[layer][lower]
+        for lower in _forms(board, layer, option) if keep_format else range(len(board.amounts[layer])):
+            saved = board.amounts[layer][option] - board.amounts[layer][lower]
             if saved > 0:
                 price = (board.damage[layer][lower] - board.damage[layer][option]) / saved
                 best = min(best, (price, layer, lower)) if best else (price, layer, lower)
     return best[1:] if best else None
 
 
+def keep_limits(board: Board, state: list[int], most: float = math.inf) -> list[int]:
+    """Change layers until all limits are kept, each time where what is gained costs least damage.
+
+    Args:
+        board: With its limits.
+        state: Where to start.
+        most: Of the objective: kept too as long as the limits allow.
+
+    Returns:
+        The state itself where nothing is broken. A state that still breaks limits where none was found that keeps
+        them.
+    """
+    if not board.bounds:
+        return state
+    target = Bound(most, board.fixed, board.amounts)
+    for bounds in ((*board.bounds, target), board.bounds):
+        state = _repaired(board, state, bounds)
+    return state
+
+
+def _repaired(board: Board, state: list[int], bounds: Sequence[Bound]) -> list[int]:
+    state = list(state)
+    totals = [bound.total(state) for bound in bounds]
+    while any(total > bound.most for bound, total in zip(bounds, totals, strict=True)):
+        best = _cheapest_repair(board, state, bounds, totals, keep_format=True) or _cheapest_repair(
+            board, state, bounds, totals, keep_format=False
+        )
+        if best is None:
+            break
+        layer, option = best
+        for i, bound in enumerate(bounds):
+            totals[i] += bound.amounts[layer][option] - bound.amounts[layer][state[layer]]
+        state[layer] = option
+    return state
+
+
+def _cheapest_repair(
+    board: Board, state: list[int], bounds: Sequence[Bound], totals: Sequence[int], *, keep_format: bool
+) -> tuple[int, int] | None:
+    """The (layer, option) that pays least damage for what it takes off the broken limits; None when none does."""
+    before = sum(bound.over(total) for bound, total in zip(bounds, totals, strict=True))
+    best: tuple[float, int, int] | None = None
+    for layer, option in enumerate(state):
+        for other in _forms(board, layer, option) if keep_format else range(len(board.damage[layer])):
+            after = sum(
+                bound.over(total + bound.amounts[layer][other] - bound.amounts[layer][option])
+                for bound, total in zip(bounds, totals, strict=True)
+            )
+            if before - after > TINY:
+                price = (board.damage[layer][other] - board.damage[layer][option]) / (before - after)
+                best = min(best, (price, layer, other)) if best else (price, layer, other)
+    return best[1:] if best else None
+
+
 def _forms(board: Board, layer: int, option: int) -> list[int]:
     """Where a layer may go without losing its format; a dense layer may take any."""
     if board.formats[layer][option] == DENSE.format:
-        return list(range(1, len(board.params[layer])))
+        return list(range(1, len(board.amounts[layer])))
     return board.ladder(layer, option)
 
 
 def anneal(
     surrogate: Surrogate,
     parent: Plan,
-    max_params: int,
+    most: int,
     *,
     moves: int,
     rng: np.random.Generator,
     avoid: Collection[str],
 ) -> Plan | None:
-    """The least damaged plan with about `max_params` that simulated annealing finds near a parent.
+    """The least damaged plan with about `most` of the objective that simulated annealing finds near a parent.
+
+    Limits are kept, unless no plan that keeps them was found to start from.
 
     Args:
         surrogate: Damage of a plan.
         parent: The plan whose tuned weights will be the start.
-        max_params: Target size of the whole network.
+        most: Target of the objective, of the whole network.
         moves: Moves tried.
         rng: Source of every random choice.
         avoid: Keys of plans that are not wanted again.
@@ -128,33 +233,45 @@ def anneal(
     """
     board = Board.of(surrogate)
     home = board.state(parent)
-    state = shrink(board, home, max_params)
-    fixed = board.space.fixed.params
-    params = fixed + sum(board.params[i][option] for i, option in enumerate(state))
+    most = max(1, most)
+    state = keep_limits(board, shrink(board, home, most), most)
+    amount = board.fixed + sum(board.amounts[i][option] for i, option in enumerate(state))
     damage = sum(board.damage[i][option] for i, option in enumerate(state))
     flips = sum(_flipped(board, home, i, option) for i, option in enumerate(state))
 
-    def energy(params: int, damage: float, flips: int) -> float:
-        over = max(0.0, math.log(params / max_params))
+    used = [bound.total(state) for bound in board.bounds]
+    strict = all(bound.over(total) == 0 for bound, total in zip(board.bounds, used, strict=True))
+
+    def energy(amount: int, damage: float, flips: int, used: list[int]) -> float:
+        over = max(0.0, math.log(max(1, amount) / most))
+        for bound, total in zip(board.bounds, used, strict=True):
+            over += bound.over(total)
         return math.log(max(FLOOR, damage)) + OVERWEIGHT * over + FLIP * flips
 
-    current = energy(params, damage, flips)
+    current = energy(amount, damage, flips, used)
     met: dict[tuple[int, ...], float] = {tuple(state): current}
     uniform = rng.random((moves, 4)).tolist()
     for turn, (which, kind, size, luck) in enumerate(uniform):
         temperature = HOT * (COLD / HOT) ** (turn / max(1, moves - 1))
         changes = _move(board, state, which, kind, size)
-        new_params, new_damage, new_flips = params, damage, flips
+        new_amount, new_damage, new_flips, new_used = amount, damage, flips, used
         for layer, option in changes:
             old = state[layer]
-            new_params += board.params[layer][option] - board.params[layer][old]
+            new_amount += board.amounts[layer][option] - board.amounts[layer][old]
             new_damage += board.damage[layer][option] - board.damage[layer][old]
             new_flips += _flipped(board, home, layer, option) - _flipped(board, home, layer, old)
-        proposed = energy(new_params, new_damage, new_flips)
+            if board.bounds:
+                new_used = [
+                    total + bound.amounts[layer][option] - bound.amounts[layer][old]
+                    for bound, total in zip(board.bounds, new_used, strict=True)
+                ]
+        proposed = energy(new_amount, new_damage, new_flips, new_used)
         if changes and luck < math.exp(min(0.0, (current - proposed) / temperature)):
             for layer, option in changes:
                 state[layer] = option
-            params, damage, flips, current = new_params, new_damage, new_flips, proposed
+            amount, damage, flips, used, current = new_amount, new_damage, new_flips, new_used, proposed
+            if strict and any(total > bound.most for bound, total in zip(board.bounds, used, strict=True)):
+                continue
             met[tuple(state)] = current
             if len(met) > 4 * KEPT:
                 met = dict(sorted(met.items(), key=lambda item: (item[1], item[0]))[:KEPT])
@@ -178,8 +295,8 @@ def _move(board: Board, state: list[int], which: float, kind: float, size: float
         others = [i for i, name in enumerate(board.formats[layer]) if name != board.formats[layer][option]]
         if not others:
             return []
-        params = board.params[layer]
-        near = sorted(others, key=lambda i: (abs(math.log(params[i] / params[option])), i))[:REACH]
+        amounts = board.amounts[layer]
+        near = sorted(others, key=lambda i: (abs(math.log(max(1, amounts[i]) / max(1, amounts[option]))), i))[:REACH]
         return [(layer, near[int(size * len(near))])]
     step = 1 + int(size * REACH)
     down = _climb(board, layer, option, -step if kind < 0.8 else step)
@@ -191,10 +308,10 @@ def _move(board: Board, state: list[int], which: float, kind: float, size: float
     other = (layer + 1 + int(size * 7919 * count) % max(1, count - 1)) % count
     if other == layer:
         return [(layer, down)]
-    freed = board.params[layer][option] - board.params[layer][down]
-    room = board.params[other][state[other]] + freed
-    rungs = [i for i in board.ladder(other, state[other]) if board.params[other][i] <= room]
-    taken = max(rungs, key=lambda i: (board.params[other][i], -i), default=state[other])
+    freed = board.amounts[layer][option] - board.amounts[layer][down]
+    room = board.amounts[other][state[other]] + freed
+    rungs = [i for i in board.ladder(other, state[other]) if board.amounts[other][i] <= room]
+    taken = max(rungs, key=lambda i: (board.amounts[other][i], -i), default=state[other])
     return [(layer, down), (other, taken)] if taken != state[other] else [(layer, down)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from diminuendo.engine.plan import Plan
 from diminuendo.engine.search import isotonic, moves
+from diminuendo.engine.search.moves import Board
 from diminuendo.engine.search.path import at_most, path
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.search.settings import Settings
@@ -15,7 +16,7 @@ from diminuendo.engine.search.standing import Standing
 from diminuendo.engine.search.state import Role, Trial
 
 FAR = 0.3
-"""How far beyond today's crossing of delta, in log params, more tuning is expected to reach."""
+"""How far beyond today's crossing of delta, in log of the objective, more tuning is expected to reach."""
 
 STRIDES = (1.0, 0.5, 1.6)
 """Steps of successive annealing proposals, relative to the session's step."""
@@ -44,25 +45,30 @@ class Proposal:
 
 
 def first(space: Space, settings: Settings) -> list[Proposal]:
-    """Plans of the multiplier path, log-spaced in params, from the stored factors."""
-    points = path(space)
-    mildest = min(space.total.params / settings.least_ratio, points[0].params)
-    bearable = [point.params for point in points if point.damage <= settings.most_damage]
-    smallest = max(1, min(bearable, default=points[-1].params))
+    """Plans of the multiplier path, log-spaced in the objective, from the stored factors."""
+    points, board = path(space), Board.of_space(space)
+
+    def within(plan: Plan, most: float = math.inf) -> Plan:
+        return board.plan(moves.keep_limits(board, board.state(plan), most)) if board.bounds else plan
+
+    start = space.amount(space.cost(within(points[0].plan)))
+    mildest = min(space.amount(space.total) / settings.least_ratio, start)
+    bearable = [point.amount for point in points if point.damage <= settings.most_damage]
+    smallest = max(1, min(bearable, default=points[-1].amount))
     span = math.log(max(mildest / smallest, 1.0))
     count = settings.budgets
     targets = [mildest * math.exp(-span * i / max(1, count - 1)) for i in range(count)]
-    plans = dict.fromkeys(at_most(points, target).plan for target in targets)
+    plans = dict.fromkeys(within(at_most(points, target).plan, target) for target in targets)
     return [Proposal(plan, "first", None, settings.first_epochs, COLD_RATE) for plan in plans]
 
 
 def kept(standing: Standing, settings: Settings) -> list[Proposal]:
     """The candidates nearest to where more tuning may bring delta, tuned further."""
-    delta, total = standing.state.request.delta, standing.space.total.params
+    delta, total = standing.state.request.delta, standing.space.amount(standing.space.total)
     trials = standing.trials
     if not trials:
         return []
-    ratio = {t.index: math.log(total / t.cost.params) for t in trials}
+    ratio = {t.index: math.log(total / standing.amount(t)) for t in trials}
     drops = isotonic.fit([ratio[t.index] for t in trials], [standing.estimates[t.index] for t in trials])
     crossing = drops.crossing(delta)
     aim = min(ratio.values()) if crossing is None else min(crossing + FAR, max(ratio.values()))
@@ -77,10 +83,11 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
     if parent is None:
         return []
     if inside:
-        beyond = [t.cost.params for t in standing.trials if t.cost.params < inside.cost.params]
-        dear, cheap = inside.cost.params, max(beyond, default=inside.cost.params // 2)
+        dear = standing.amount(inside)
+        beyond = [amount for t in standing.trials if (amount := standing.amount(t)) < dear]
+        cheap = max(beyond, default=dear // 2)
     else:
-        dear, cheap = standing.space.total.params, parent.cost.params
+        dear, cheap = standing.space.amount(standing.space.total), standing.amount(parent)
     span = math.log(dear / max(1, cheap))
     proposals: list[Proposal] = []
     avoid = standing.known
@@ -117,11 +124,11 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
             return Proposal(Plan(again.choices), "polish", again, settings.move_epochs)
     direction = -1.0 if standing.incumbent else 1.0
     stride = state.step * STRIDES[state.moves % len(STRIDES)]
-    target = int(base.cost.params * math.exp(direction * stride))
+    target = int(standing.amount(base) * math.exp(direction * stride))
     plan = moves.anneal(
         standing.surrogate,
         Plan(base.choices),
-        min(target, standing.space.total.params),
+        min(target, standing.space.amount(standing.space.total)),
         moves=settings.surrogate_moves,
         rng=keyed(state.request.seed, "move", state.moves),
         avoid=standing.known,
@@ -139,10 +146,11 @@ def _near_miss(standing: Standing, base: Trial) -> Trial | None:
         for t in standing.trials
         if t.weights is not None
         and t.index not in parents
-        and (t.cost.params < base.cost.params or standing.incumbent is None)
+        and (standing.amount(t) < standing.amount(base) or standing.incumbent is None)
+        and standing.space.goal.kept(t.cost)
         and delta < max(standing.estimates[t.index], t.drop or 0.0) <= NEAR * delta
     ]
-    return min(misses, key=lambda t: (standing.estimates[t.index], t.cost.params, t.index), default=None)
+    return min(misses, key=lambda t: (standing.estimates[t.index], standing.amount(t), t.index), default=None)
 
 
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
@@ -158,14 +166,14 @@ def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
     chosen: list[Proposal] = []
     avoid: set[str] = set()
     for i, growth in enumerate(settings.growths):
-        target = int(base.cost.params * growth)
+        target = int(standing.amount(base) * growth)
         plan: Plan | None = Plan(base.choices)
         if growth > 1.0:
             rng = keyed(standing.state.request.seed, "final", i)
             plan = moves.anneal(
                 standing.surrogate, Plan(base.choices), target, moves=settings.surrogate_moves, rng=rng, avoid=avoid
             )
-        if plan is not None and target < standing.space.total.params:
+        if plan is not None and target < standing.space.amount(standing.space.total):
             avoid.add(plan.key())
             chosen.append(Proposal(plan, "final", base, settings.final_epochs))
     return chosen or [Proposal(Plan(base.choices), "final", base, settings.final_epochs)]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from diminuendo.engine.cost import ratio
 from diminuendo.engine.plan import PLAN_VERSION, Plan
+from diminuendo.engine.search.objective import ObjectiveName
 from diminuendo.engine.search.state import Request, State, Trial
 from diminuendo.engine.search.work import Judged, Prepared, ProfileSummary, Verdict
 
@@ -29,6 +30,7 @@ class Finished:
     params_ratio: float
     macs_ratio: float
     files: tuple[ResultFileContent, ...]
+    objective_ratio: float = 1.0
 
 
 def holds(verdict: Verdict, request: Request) -> bool:
@@ -36,12 +38,32 @@ def holds(verdict: Verdict, request: Request) -> bool:
     return (verdict.drop if request.accept == "estimate" else verdict.drop_high) <= request.delta
 
 
+def broken(profile: ProfileSummary, request: Request) -> tuple[ObjectiveName, ...]:
+    """Limits of the request that a network breaks."""
+    return tuple(name for name, most in request.limits if figure(profile, name) > most)
+
+
+def figure(profile: ProfileSummary, name: ObjectiveName) -> float:
+    """A network's params, MACs, or MB."""
+    figures: dict[ObjectiveName, float] = {
+        "params": profile.params,
+        "macs": profile.macs,
+        "size": profile.size_mb,
+        "memory": profile.memory_mb,
+    }
+    return figures[name]
+
+
 def pick(judged: Judged, request: Request) -> int:
-    """The finalist to return: the first (smallest) inside delta, else the one with the smallest drop."""
+    """The finalist to return: the first (smallest) inside delta and all limits, else the one nearest to that.
+
+    Limits come before the drop: they are known of a plan without tuning it.
+    """
+    excess = [len(broken(profile, request)) for profile in judged.profiles]
     for index, verdict in enumerate(judged.finalists):
-        if holds(verdict, request):
+        if holds(verdict, request) and not excess[index]:
             return index
-    return min(range(len(judged.finalists)), key=lambda i: (judged.finalists[i].drop, i))
+    return min(range(len(judged.finalists)), key=lambda i: (excess[i], judged.finalists[i].drop, i))
 
 
 def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Trial, judged: Judged) -> Finished:
@@ -49,7 +71,9 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
     winner = pick(judged, state.request)
     verdict, trial = judged.finalists[winner], finalists[winner]
     original, compressed = judged.original_profile, judged.profiles[winner]
-    inside = holds(verdict, state.request)
+    exceeded = broken(compressed, state.request)
+    inside = holds(verdict, state.request) and not exceeded
+    objective = state.request.objective
     certificate = {
         "metric": prepared.metric,
         "original": judged.original,
@@ -59,6 +83,9 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         "delta": state.request.delta,
         "accept": state.request.accept,
         "inside_delta": inside,
+        "objective": objective,
+        "limits": dict(state.request.limits),
+        "limits_exceeded": list(exceeded),
         "params_ratio": ratio(original.params, compressed.params),
         "macs_ratio": ratio(original.macs, compressed.macs),
         "size_ratio": ratio(original.size_mb, compressed.size_mb),
@@ -78,6 +105,9 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
             "epochs": control.lineage_epochs,
         },
         "tuned_epochs": trial.lineage_epochs,
+        "stage": state.request.stage,
+        "budget": dict(state.request.budget),
+        "ended": state.ended,
         "source": state.request.source,
     }
     files = (
@@ -92,6 +122,7 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         ratio(original.params, compressed.params),
         ratio(original.macs, compressed.macs),
         files,
+        ratio(figure(original, objective), figure(compressed, objective)),
     )
 
 
@@ -114,7 +145,7 @@ def profile_file(machine: str, original: ProfileSummary, compressed: ProfileSumm
 
 def _profile(profile: ProfileSummary) -> dict[str, object]:
     figures = asdict(profile)
-    figures["layers"] = {name: asdict(cost) for name, cost in profile.cost_by_layer}
+    figures["layers"] = {name: {"params": cost.params, "macs": cost.macs} for name, cost in profile.cost_by_layer}
     del figures["cost_by_layer"]
     return figures
 

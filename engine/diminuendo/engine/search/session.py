@@ -12,12 +12,13 @@ outcomes give the same decisions, however many evaluators answer and in whatever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from diminuendo.engine.cost import Cost, ratio
 from diminuendo.engine.plan import DENSE, Plan
-from diminuendo.engine.search import propose, result
+from diminuendo.engine.search import budget, feasible, patterns, propose, result
 from diminuendo.engine.search import state as state_module
 from diminuendo.engine.search.propose import Proposal
 from diminuendo.engine.search.result import Finished, ResultFileContent
@@ -120,6 +121,36 @@ class Session:
         """Every work that is wanted now and whose outcome has not been told, in proposal order."""
         return [] if self.outcome is not None else [pending.work for pending in self._state.pending]
 
+    @property
+    def timed(self) -> bool:
+        """Whether the job has a budget of minutes, so that its driver is to call `elapse`."""
+        return "minutes" in dict(self._state.request.budget)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the job has taken, as far as was told."""
+        return self._state.elapsed_s
+
+    def elapse(self, elapsed_s: float) -> bool:
+        """Be told how long the job has taken: when the minutes are spent, certify the best so far.
+
+        An input like any other: it is part of the state, so that whoever goes on from a dump decides alike.
+
+        Returns:
+            True when the works that were asked for are not wanted any more: their indices are given to others.
+        """
+        state = self._state
+        state.elapsed_s = max(state.elapsed_s, elapsed_s)
+        searching = state.stage in ("explore", "anneal") and bool(state.pending) and self.outcome is None
+        if not searching or not budget.due(state, self._settings) or not self._standing.trials:
+            return False
+        state.ended = f"the budget of {budget.of(state.request, 'minutes'):g} minutes"
+        state.asked = state.pending[0].work.index
+        state.pending.clear()
+        self._trials_changed()
+        self._start_certify()
+        return True
+
     def tell(self, answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> Step:
         """Apply the outcome of work number `next_index`.
 
@@ -168,6 +199,8 @@ class Session:
         if not answer.layers:
             reasons = "; ".join(f"{name}: {why}" for name, why in answer.left_dense) or "it has no layers with weights"
             self.outcome = Failed("USER_CODE", f"the network has no layer that can be compressed ({reasons})")
+        elif complaint := feasible.misnamed(self._state.request, answer):
+            self.outcome = Failed("USER_CODE", complaint)
         return f"original: {answer.baseline:.2f} {answer.metric}, {answer.total.params:,} params"
 
     def _apply_evaluated(self, pending: Pending, answer: Evaluated) -> tuple[Best | None, str]:
@@ -185,24 +218,31 @@ class Session:
         incumbent = self._standing.incumbent
         self._state.trials.append(trial)
         self._state.epochs += question.epochs
+        self._state.tuning_s += answer.seconds
         self._trials_changed()
         if pending.role in ("move", "polish"):
             self._cool(incumbent)
         if drop is None:
             self._warnings.append(("CANDIDATE_DIVERGED", f"candidate {trial.index} diverged while it was tuned"))
             return None, f"{pending.work.subject}: diverged"
-        best = self._figures(trial.cost, drop)
-        return best, f"{pending.work.subject}: {best.params_ratio:.2f}x params at a drop of {drop:.2f}"
+        smaller = ratio(self._space.amount(self._space.total), self._space.amount(trial.cost))
+        summary = f"{pending.work.subject}: {smaller:.2f}x {self._space.goal.objective} at a drop of {drop:.2f}"
+        return self._figures(trial.cost, drop), summary
 
     def _apply_judged(self, answer: Judged) -> str:
-        finals = [t for t in self._state.trials if t.role == "final" and t.weights is not None]
+        finals = self._finals()
         control = next(t for t in self._state.trials if t.role == "control")
-        finals.sort(key=lambda t: (t.cost.params, t.index))
         finished = result.finish(self._state, self._prepared, finals, control, answer)
         self.outcome = finished
         self._state.stage = "done"
         where = "inside" if finished.inside_delta else "outside"
-        return f"{finished.params_ratio:.2f}x params at a sealed drop of {finished.drop:.2f}, {where} delta"
+        smaller = f"{finished.objective_ratio:.2f}x {self._state.request.objective}"
+        return f"{smaller} at a sealed drop of {finished.drop:.2f}, {where} delta"
+
+    def _finals(self) -> list[Trial]:
+        """The finalists that did not diverge, the smallest first."""
+        finals = [t for t in self._state.trials if t.role == "final" and t.weights is not None]
+        return sorted(finals, key=lambda t: (self._space.amount(t.cost), t.index))
 
     def _cool(self, before: Trial | None) -> None:
         """A step that brought nothing better was too long: the next ones are shorter."""
@@ -221,16 +261,26 @@ class Session:
         if state.stage == "prepare":
             state.stage = "survey"
             for spec, _ in self._prepared.layers:
-                self._push_survey(spec.name)
+                if not patterns.matches(state.request.freeze, spec.name):
+                    self._push_survey(spec.name)
         elif state.stage == "survey":
             state.stage = "explore"
-            self._push_all(propose.first(self._space, self._settings))
+            if complaint := feasible.impossible(self._space):
+                self.outcome = Failed("USER_CODE", complaint)
+                return
+            room = self._room(self._settings.first_epochs, 0)
+            count = min(self._settings.budgets, -(-room // budget.FIRST_SHARE))
+            self._push_all(propose.first(self._space, replace(self._settings, budgets=count)))
         elif state.stage == "explore":
             self._explore()
         elif state.stage == "certify":
             self._certify()
         if not state.pending and self.outcome is None:
             self._advance_past_nothing()
+
+    def _room(self, epochs: int, before: int) -> int:
+        """How many candidates the budget has room for, of so many epochs after so many of their parents'."""
+        return budget.room(self._state, self._settings, epochs, before + epochs)
 
     def _advance_past_nothing(self) -> None:
         """Nothing was proposed: go to the next stage, or give up when no candidate survived."""
@@ -243,11 +293,16 @@ class Session:
         state, settings = self._state, self._settings
         if state.round == "first":
             state.round = "keep"
-            self._push_all(propose.kept(self._standing, settings))
+            count = min(settings.kept, self._room(settings.kept_epochs, budget.longest(state)))
+            self._push_all(propose.kept(self._standing, replace(settings, kept=count)))
         elif state.round == "keep":
             state.round = "bracket"
-            self._push_all(propose.bracket(self._standing, settings))
+            count = min(settings.bracket, self._room(settings.bracket_epochs, budget.longest(state)))
+            self._push_all(propose.bracket(self._standing, replace(settings, bracket=count)))
         if state.pending or not self._standing.trials:
+            return
+        if state.request.stage == 1:
+            self._start_certify()
             return
         state.stage, state.step = "anneal", settings.step
         self._anneal()
@@ -260,31 +315,36 @@ class Session:
         """
         state, settings = self._state, self._settings
         while len(state.pending) < settings.window and state.moves < settings.moves:
-            if state.step < settings.least_step:
+            if state.step < settings.least_step or not self._room(settings.move_epochs, 0):
                 break
             proposal = propose.move(self._standing, settings)
             state.moves += 1
-            if proposal is not None:
-                self._push_all([proposal])
-                self._trials_changed()
+            parent = proposal.parent if proposal else None
+            if proposal is None:
+                continue
+            if not self._room(proposal.epochs, parent.lineage_epochs if parent else 0):
+                break
+            self._push_all([proposal])
+            self._trials_changed()
         if not state.pending:
             self._start_certify()
 
     def _start_certify(self) -> None:
         state = self._state
         state.stage = "certify"
-        proposals = propose.finalists(self._standing, self._settings)
+        finals, settings = budget.affordable(state, self._settings), self._settings
+        settings = replace(settings, growths=settings.growths[: finals.count], final_epochs=finals.epochs)
+        proposals = propose.finalists(self._standing, settings)
         epochs = max((p.parent.lineage_epochs if p.parent else 0) + p.epochs for p in proposals)
         self._push_all([Proposal(self._space.dense, "control", None, epochs), *proposals])
 
     def _certify(self) -> None:
         state, prepared = self._state, self._prepared
-        finals = [t for t in state.trials if t.role == "final" and t.weights is not None]
+        finals = self._finals()
         control = next(t for t in state.trials if t.role == "control")
         if not finals or control.weights is None:
             self.outcome = Failed("INTERNAL", "every finalist diverged in its full tuning; lower the learning rate")
             return
-        finals.sort(key=lambda t: (t.cost.params, t.index))
         question = Judge(
             state.request.source,
             prepared.task,
@@ -320,10 +380,11 @@ class Session:
             request.seed,
             request.threads,
             formats=request.formats or EFFORTS[request.effort].formats,
+            multiple=request.multiple,
         )
         self._push(question, "survey", layer)
 
-    def _push_all(self, proposals: list[Proposal]) -> None:
+    def _push_all(self, proposals: Sequence[Proposal]) -> None:
         for proposal in proposals:
             self._push_proposal(proposal)
 
@@ -344,7 +405,8 @@ class Session:
             threads=request.threads,
         )
         cost = self._space.cost(proposal.plan)
-        subject = f"{proposal.role} {ratio(self._space.total.params, cost.params):.1f}x"
+        amount = self._space.amount
+        subject = f"{proposal.role} {ratio(amount(self._space.total), amount(cost)):.1f}x"
         lineage = (parent.lineage_epochs if parent else 0) + proposal.epochs
         self._push(question, proposal.role, subject, parent=parent.index if parent else None, lineage_epochs=lineage)
 
@@ -368,7 +430,7 @@ class Session:
 
     @cached_property
     def _space(self) -> Space:
-        return Space.of(self._prepared, self._state.surveys)
+        return Space.of(self._prepared, self._state.surveys, self._state.request)
 
     @cached_property
     def _standing(self) -> Standing:
@@ -406,12 +468,13 @@ class Session:
         state, s = self._state, self._settings
         layers = len(state.prepared.layers) if state.prepared else 0
         rounds = {"first": s.kept + s.bracket, "keep": s.bracket, "bracket": 0}
-        certify = 2 + len(s.growths)
+        certify = 2 + budget.finals(state, s).count
+        moves = s.moves if state.request.stage == 2 else 0
         later: dict[StageName, int] = {
-            "prepare": layers + s.budgets + s.kept + s.bracket + s.moves + certify,
-            "survey": s.budgets + s.kept + s.bracket + s.moves + certify,
-            "explore": rounds[state.round] + s.moves + certify,
-            "anneal": max(0, s.moves - state.moves) + certify,
+            "prepare": layers + s.budgets + s.kept + s.bracket + moves + certify,
+            "survey": s.budgets + s.kept + s.bracket + moves + certify,
+            "explore": rounds[state.round] + moves + certify,
+            "anneal": max(0, moves - state.moves) + certify,
             "certify": 0 if any(p.role == "judge" for p in state.pending) else 1,
             "done": 0,
         }

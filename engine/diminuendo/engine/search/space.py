@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.plan import DENSE, Choice, LayerSpec, Plan
+from diminuendo.engine.search.objective import Goal
+from diminuendo.engine.search.patterns import matches
+from diminuendo.engine.search.state import Request
 from diminuendo.engine.search.work import Option, Prepared, Surveyed
 
 
@@ -33,20 +37,29 @@ class LayerOptions:
 
 @dataclass(frozen=True)
 class Space:
-    """All layers with their options, and the cost of what is never compressed."""
+    """All layers with their options, and the cost of what is never compressed.
+
+    Attributes:
+        total: Cost of the original network.
+        goal: What is made small, and what is kept inside limits.
+    """
 
     layers: tuple[LayerOptions, ...]
     total: Cost
+    goal: Goal = field(default_factory=Goal)
 
     @classmethod
-    def of(cls, prepared: Prepared, surveys: Iterable[Surveyed]) -> Space:
-        """The space that a survey of every layer spans."""
+    def of(cls, prepared: Prepared, surveys: Iterable[Surveyed], request: Request | None = None) -> Space:
+        """The space that a survey of every layer spans, inside what the request allows; a frozen layer needs none."""
         surveyed = {survey.layer: survey for survey in surveys}
+        request = request or Request("", 1.0)
         layers = []
         for spec, cost in prepared.layers:
-            options = sorted(surveyed[spec.name].options, key=lambda o: (o.cost.params, o.choice))
+            found = () if matches(request.freeze, spec.name) else surveyed[spec.name].options
+            least = cost.params / _most_ratio(request, spec.name)
+            options = sorted((o for o in found if o.cost.params >= least), key=lambda o: (o.cost.params, o.choice))
             layers.append(LayerOptions(spec, (Option(DENSE, cost, 0.0, 0.0), *options)))
-        return cls(tuple(layers), prepared.total)
+        return cls(tuple(layers), prepared.total, request.goal)
 
     @cached_property
     def by_name(self) -> dict[str, LayerOptions]:
@@ -66,6 +79,10 @@ class Space:
         """The plan that changes nothing."""
         return Plan(tuple((layer.spec.name, DENSE) for layer in self.layers))
 
+    def amount(self, cost: Cost) -> int:
+        """The figure of a cost that the search makes small."""
+        return self.goal.amount(cost)
+
     def cost(self, plan: Plan) -> Cost:
         """Cost of the whole network under a plan."""
         cost = self.fixed
@@ -83,3 +100,8 @@ class Space:
             damage * (weights.get(name, 1.0) if weights else 1.0)
             for (name, _), damage in zip(plan.choices, self.damages(plan), strict=True)
         )
+
+
+def _most_ratio(request: Request, layer: str) -> float:
+    """The most by which the params of a layer may shrink."""
+    return min((most for pattern, most in request.max_ratio if matches((pattern,), layer)), default=math.inf)

@@ -43,20 +43,32 @@ class Standing:
         }
 
     def inside(self, trial: Trial, delta: float) -> bool:
-        """Whether a candidate is inside a tolerance, as measured and as estimated."""
-        return trial.drop is not None and trial.drop <= delta and self.estimates[trial.index] <= delta
+        """Whether a candidate is inside a tolerance, as measured and as estimated, and inside all limits."""
+        return (
+            self.space.goal.kept(trial.cost)
+            and trial.drop is not None
+            and trial.drop <= delta
+            and self.estimates[trial.index] <= delta
+        )
 
     @cached_property
     def incumbent(self) -> Trial | None:
         """The smallest candidate inside delta; of equal ones the one with the lowest estimate."""
         delta = self.state.request.delta
         inside = [t for t in self.trials if self.inside(t, delta)]
-        return min(inside, key=lambda t: (t.cost.params, self.estimates[t.index], t.index), default=None)
+        return min(inside, key=lambda t: (self.amount(t), self.estimates[t.index], t.index), default=None)
 
     @cached_property
     def nearest(self) -> Trial | None:
-        """The candidate with the lowest estimate, for when none is inside."""
-        return min(self.trials, key=lambda t: (self.estimates[t.index], t.cost.params, t.index), default=None)
+        """The candidate with the lowest estimate, if possible inside all limits; for when none is inside delta."""
+        over = self.space.goal.over
+        return min(
+            self.trials, key=lambda t: (over(t.cost), self.estimates[t.index], self.amount(t), t.index), default=None
+        )
+
+    def amount(self, trial: Trial) -> int:
+        """The figure of a candidate that the search makes small."""
+        return self.space.amount(trial.cost)
 
     @cached_property
     def known(self) -> set[str]:

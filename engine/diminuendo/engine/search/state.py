@@ -9,13 +9,15 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from diminuendo.engine.cost import Cost
+from diminuendo.engine.search.objective import Goal, Limits, ObjectiveName
 from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.work import Choices, Prepared, Surveyed, Work
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 AcceptName = Literal["estimate", "strict"]
 StageName = Literal["prepare", "survey", "explore", "anneal", "certify", "done"]
+StageNumber = Literal[1, 2]
 Role = Literal["prepare", "survey", "first", "keep", "bracket", "move", "polish", "final", "control", "judge"]
 
 
@@ -32,6 +34,13 @@ class Request:
         delta: Tolerance, in points of the metric.
         threads: Threads of every evaluation; part of the numerics, hence of the decisions.
         formats: Forms that layers may take; empty: those of the effort.
+        objective: The figure that gets as small as it can.
+        limits: (figure, the most it may be): in params, MACs, or MB of 2^20 bytes.
+        freeze: Shell patterns over the names of layers that stay dense.
+        max_ratio: (pattern, the most by which the params of such a layer may shrink).
+        multiple: What ranks are multiples of, but for the lowest and the highest of a format.
+        stage: 1 stops after the exploration, 2 anneals.
+        budget: (``evaluations``, ``epochs`` or ``minutes``, the most of it); see `search.budget`.
     """
 
     source: str
@@ -41,6 +50,18 @@ class Request:
     accept: AcceptName = "estimate"
     threads: int = 1
     formats: tuple[str, ...] = ()
+    objective: ObjectiveName = "params"
+    limits: Limits = ()
+    freeze: tuple[str, ...] = ()
+    max_ratio: tuple[tuple[str, float], ...] = ()
+    multiple: int = 1
+    stage: StageNumber = 2
+    budget: tuple[tuple[Literal["evaluations", "epochs", "minutes"], float], ...] = ()
+
+    @property
+    def goal(self) -> Goal:
+        """What is made small and what is kept inside limits."""
+        return Goal(self.objective, self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +103,13 @@ class State:
         pending: Asked and not told, in proposal order; the first one is told next.
         asked: Works asked so far; the index of the next one.
         round: Which round of exploration is under way.
-        step: Step of the annealing, in log params.
+        step: Step of the annealing, in log of the objective.
         moves: Annealing proposals made so far.
         epochs: Epochs of fine-tuning so far.
         seconds: Evaluator seconds so far; reported only.
+        tuning_s: Those of the evaluations.
+        elapsed_s: Seconds that the job has taken, as far as its driver told.
+        ended: Why the search was told to end early; empty while it was not.
     """
 
     request: Request
@@ -100,6 +124,9 @@ class State:
     moves: int = 0
     epochs: int = 0
     seconds: float = 0.0
+    tuning_s: float = 0.0
+    elapsed_s: float = 0.0
+    ended: str = ""
     version: int = STATE_VERSION
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
 
-ENGINE_REVISION = 2
+ENGINE_REVISION = 3
 """Raised whenever the same work would give another outcome than before; part of every key."""
 
 Choices = tuple[tuple[str, Choice], ...]
@@ -38,6 +38,7 @@ class SurveyLayer:
     Attributes:
         formats: Names of the formats to consider.
         points: Measurements of the damage for each format; 0: only factors are wanted, no options come back.
+        multiple: What ranks between the ends of a format's ladder are multiples of.
     """
 
     source: str
@@ -48,6 +49,7 @@ class SurveyLayer:
     threads: int
     formats: tuple[str, ...] = FORMAT_NAMES
     points: int = 4
+    multiple: int = 1
     kind: Literal["survey"] = "survey"
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from diminuendo.engine import surgery, tree
 from diminuendo.engine.formats import FORMATS, Factors, Format
+from diminuendo.engine.formats.layers import kernel_of
+from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.plan import Choice, LayerSpec, Plan
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.search.work import Option
@@ -55,7 +57,7 @@ class Calibration:
     batch_size: int = 250
 
     def options(
-        self, spec: LayerSpec, factors: Mapping[str, Factors], *, points: int = 4
+        self, spec: LayerSpec, factors: Mapping[str, Factors], *, points: int = 4, multiple: int = 1
     ) -> tuple[tuple[Option, ...], Measured]:
         """Every form of a layer with its cost and its damage.
 
@@ -63,26 +65,28 @@ class Calibration:
             spec: The layer.
             factors: Of this layer, by format.
             points: Measurements for each format, at least 1.
+            multiple: What ranks between a ladder's ends are multiples of.
 
         Returns:
             Options by format and then by params, damage non-increasing within a format; and what was measured. The
             options' damage is what exceeds that of re-estimating BatchNorm alone, which is no fault of the form's.
         """
         norms = follow(self.model, [spec], tree.take(self.inputs, slice(0, 2)))
+        item_bytes = kernel_of(unwrapped(self.model).get_submodule(spec.name)).element_size()
         found: list[Option] = []
         measured: list[tuple[str, tuple[int, ...], float]] = []
         for name, form in FORMATS.items():
             if name not in factors:
                 continue
             own = factors[name]
-            ladder = form.ladder(spec, own)
+            ladder = form.snapped(spec, form.ladder(spec, own), multiple)
             energies = [form.energy(own, ranks) for ranks in ladder]
             known: list[tuple[float, float]] = []
             for rung in rungs_to_measure(len(ladder), points):
                 damage, floor = self._damage(spec, Choice(name, ladder[rung]), own, norms)
                 measured.append((name, ladder[rung], damage))
                 known.append((energies[rung], max(0.0, damage - floor)))
-            found += _options_of(form, spec, ladder, energies, known)
+            found += _options_of(form, spec, ladder, energies, known, item_bytes)
         return tuple(found), tuple(measured)
 
     @cached_property
@@ -169,6 +173,7 @@ def _options_of(
     ladder: Sequence[tuple[int, ...]],
     energies: Sequence[float],
     known: Sequence[tuple[float, float]],
+    item_bytes: int,
 ) -> list[Option]:
     """One option for each rung."""
     if not ladder:
@@ -178,5 +183,5 @@ def _options_of(
     ceiling = math.inf
     for ranks, energy in zip(ladder, energies, strict=True):
         ceiling = min(ceiling, curve(energy))
-        found.append(Option(Choice(form.name, ranks), form.cost(spec, ranks), energy, ceiling))
+        found.append(Option(Choice(form.name, ranks), form.cost(spec, ranks, item_bytes=item_bytes), energy, ceiling))
     return found

@@ -13,6 +13,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
+from diminuendo.client.cli.words import budget_of, limits_of, ratios_of
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
 from diminuendo.client.display.inline import InlineFeed
@@ -32,6 +33,13 @@ def compress(
     effort: options.Effort = "normal",
     accept: options.Accept = "estimate",
     seed: options.Seed = 0,
+    objective: options.Objective = "params",
+    limit: options.Limit = None,
+    freeze: options.Freeze = None,
+    max_ratio: options.MaxRatio = None,
+    multiple: options.Multiple = 1,
+    stage: options.StageNumber = 2,
+    budget: options.Budget = None,
     weights: options.Weights = None,
     data: options.Data = None,
     threads: Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")] = 1,
@@ -39,15 +47,34 @@ def compress(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Survey, try one candidate, say what it all costs.")
+    ] = False,
 ) -> None:
     """Compress a network here, without a server; ends with the line `result: DIR`."""
     tolerance, name = check_delta(delta), zoo_name(source)
     check_seed(seed)
-    request = {"effort": effort, "accept": accept, "seed": seed, "threads": threads}
+    request = {
+        "effort": effort,
+        "accept": accept,
+        "seed": seed,
+        "threads": threads,
+        "objective": objective,
+        "limits": limits_of(limit or ()),
+        "freeze": freeze or [],
+        "max_ratio": ratios_of(max_ratio or ()),
+        "multiple": multiple,
+        "stage": stage,
+        "budget": budget_of(budget or ()),
+    }
     try:
         with mistakes():
             known = engine("zoo.catalog", otherwise=_ELSEWHERE).Source.parse(name)
+            checked = engine("search.check", otherwise=_ELSEWHERE).request_of(str(known), tolerance, **request)
             task = _task(known, weights, data)
+        if dry_run:
+            _estimate(checked, task)
+            return
         with result_folder(out, known.text) as folder:
             _run(str(known), task, tolerance, folder, request)
     except KeyboardInterrupt:
@@ -64,7 +91,21 @@ def _task(source: Any, weights: Path | None, data: Path | None) -> Any:
         return engine("zoo", otherwise=_ELSEWHERE).task(source.text, weights=weights, data=data)
 
 
-def _run(source: str, task: Any, delta: float, folder: Path, request: Mapping[str, str | int]) -> None:
+def _estimate(request: Any, task: Any) -> None:
+    """Say what the job would cost."""
+    with Console(stderr=True).status("loading the engine") as status, mistakes():
+        made = engine("estimate", otherwise=_ELSEWHERE)
+        own = None if isinstance(task, str) else task
+        found = made.estimate(request, task=own, on_work=lambda subject: status.update(f"measuring: {subject}"))
+    minutes = f"{found.minutes:.1f} minutes" if found.minutes < 120 else f"{found.minutes / 60:.1f} hours"
+    typer.echo(f"evaluations: at most {found.evaluations}")
+    typer.echo(f"epochs: at most {found.epochs}, {found.epoch_s:.2f} s each")
+    typer.echo(
+        f"time: at most about {minutes} on one evaluator like this machine, {found.survey_s:.0f} s of survey included"
+    )
+
+
+def _run(source: str, task: Any, delta: float, folder: Path, request: Mapping[str, Any]) -> None:
     """Have the engine do it, and show how it goes."""
     display = open_display(Console(stderr=True), View(source, delta=delta))
     with display, mistakes():

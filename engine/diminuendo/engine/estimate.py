@@ -1,0 +1,86 @@
+"""What a job would cost: the survey and one candidate are done, the rest is counted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from diminuendo.engine.compression import check_request
+from diminuendo.engine.evaluate import Worker
+from diminuendo.engine.inline import InlineExecutor
+from diminuendo.engine.search import budget
+from diminuendo.engine.search.session import Request, Session
+from diminuendo.engine.search.settings import EFFORTS
+from diminuendo.engine.search.work import Evaluated, Failed
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.task import Task
+from diminuendo.engine.workbench import UserCodeError
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job takes at most.
+
+    Attributes:
+        evaluations: Candidates that are tuned, the finalists and the dense control among them.
+        epochs: Passes over the training data, of all of them.
+        minutes: On one evaluator like this machine; a candidate of the compressed job may be quicker.
+        survey_s: Seconds that preparing and the survey took.
+        epoch_s: Seconds of an epoch of the candidate that was tried, scoring and the like included.
+    """
+
+    evaluations: int
+    epochs: int
+    minutes: float
+    survey_s: float
+    epoch_s: float
+
+
+def estimate(request: Request, *, task: Task | None = None, on_work: Callable[[str], None] | None = None) -> Estimate:
+    """Survey the network, tune the first candidate, and say what the whole job would cost.
+
+    Args:
+        request: As for the job.
+        task: Where the request's source is no name that the engine knows.
+        on_work: Told what is about to be done.
+
+    Raises:
+        TaskError: The request or the task is not usable.
+        UserCodeError: The task's own code raised, or the request's patterns and limits do not fit the network.
+    """
+    check_request(request)
+    before = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
+        worker = Worker(DirectoryStore(scratch), tasks={} if task is None else {request.source: task})
+        try:
+            survey_s, tuning_s, epochs = _sample(Session(request), InlineExecutor(worker), on_work)
+        finally:
+            torch.set_num_threads(before)
+    whole, epoch_s = budget.forecast(request, EFFORTS[request.effort]), tuning_s / max(1, epochs)
+    minutes = (survey_s + whole.epochs * epoch_s) / 60
+    return Estimate(whole.evaluations, whole.epochs, min(minutes, budget.of(request, "minutes")), survey_s, epoch_s)
+
+
+def _sample(
+    session: Session, executor: InlineExecutor, on_work: Callable[[str], None] | None
+) -> tuple[float, float, int]:
+    """Seconds of everything up to the first candidate, and its own seconds and epochs."""
+    survey_s = 0.0
+    while session.outcome is None:
+        work = session.ask()[0]
+        if on_work:
+            on_work(work.subject)
+        executor.submit(work)
+        done = executor.wait(0.0)[0]
+        session.tell(done.answer)
+        if isinstance(done.answer, Evaluated):
+            return survey_s, done.seconds, getattr(work.question, "epochs", 0)
+        survey_s += done.seconds
+    failed = session.outcome
+    message, trace = (
+        (failed.message, failed.traceback) if isinstance(failed, Failed) else ("no candidate was asked", "")
+    )
+    raise UserCodeError(message, trace)

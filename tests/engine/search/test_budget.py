@@ -1,0 +1,251 @@
+"""Budgets are kept to the last evaluation, epoch and minute, and leave room for the certificate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.engine.search.driven import QUICK, Run, search
+from tests.engine.search.world import World
+
+from diminuendo.engine.cost import Cost
+from diminuendo.engine.search import budget
+from diminuendo.engine.search.budget import Finals, Forecast
+from diminuendo.engine.search.drive import AnyAnswer, Done, drive
+from diminuendo.engine.search.session import Finished, Session, Step
+from diminuendo.engine.search.settings import EFFORTS, EffortName
+from diminuendo.engine.search.state import State, Trial
+from diminuendo.engine.search.work import Work
+
+QUICK_SETTINGS = EFFORTS["quick"]
+
+
+def spent(run: Run) -> tuple[int, int]:
+    return len(run.evaluations), sum(question.epochs for question in run.evaluations)
+
+
+def with_budget(**most: float) -> dict[str, Any]:
+    return {"budget": tuple(most.items())}
+
+
+@pytest.mark.parametrize("effort", ["quick", "normal", "deep"])
+@pytest.mark.parametrize("most", [3, 4, 5, 7, 10, 16, 20, 28])
+def test_evaluations_are_never_exceeded_and_certification_is_among_them(most: int, effort: EffortName) -> None:
+    run = search(effort=effort, **with_budget(evaluations=most))
+    assert spent(run)[0] <= most
+    assert spent(run)[0] >= most - 1
+    assert run.certificate["evaluations"] == spent(run)[0]
+    assert run.certificate["budget"] == {"evaluations": most}
+
+
+@pytest.mark.parametrize("effort", ["quick", "normal", "deep"])
+@pytest.mark.parametrize("most", [12, 13, 20, 35, 60, 100, 150, 250])
+def test_epochs_are_never_exceeded(most: int, effort: EffortName) -> None:
+    run = search(effort=effort, **with_budget(epochs=most))
+    assert 0.5 * most <= spent(run)[1] <= most or spent(run) == spent(search(effort=effort))
+    assert run.certificate["epochs"] == spent(run)[1]
+    finals = [w.question for w in run.works if w.subject.startswith("final")]
+    assert finals
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_at_once_with_candidates_that_diverge(seed: int) -> None:
+    world = World(diverges=frozenset({6, 8}))
+    run = search(world, seed=seed, **with_budget(evaluations=14, epochs=90))
+    assert spent(run)[0] <= 14
+    assert spent(run)[1] <= 90
+    assert run.finished.inside_delta
+
+
+def test_more_budget_finds_more_and_plenty_changes_nothing() -> None:
+    ratios = [search(**with_budget(evaluations=most)).finished.params_ratio for most in (4, 12, 24)]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < ratios[-1]
+    plenty, free = search(**with_budget(evaluations=1000, epochs=100_000)), search()
+    assert [w.key for w in plenty.works] == [w.key for w in free.works]
+
+
+def test_the_best_so_far_is_what_comes_back() -> None:
+    run = search(**with_budget(evaluations=9))
+    best = [step.best for step in run.steps if step.stage == "explore"][-1]
+    assert best is not None
+    assert run.finished.inside_delta
+    assert run.finished.params_ratio == pytest.approx(best.params_ratio)
+
+
+def test_what_certification_takes() -> None:
+    """By hand: of 100 epochs a final takes at most 100 // 6 = 16, so quick's 12; 100 // (4 * 12) = 2 of them."""
+    finals = budget.finals(State(replace(QUICK, **with_budget(epochs=100))), QUICK_SETTINGS)
+    assert finals == Finals(count=2, epochs=12)
+    assert finals.total(lineage=6) == 2 * 12 + 6 + 12
+    few = budget.finals(State(replace(QUICK, **with_budget(epochs=12))), QUICK_SETTINGS)
+    assert few == Finals(count=1, epochs=2)
+    # Of 10 evaluations (10 - 1) // 3 = 3 are finalists, beside the control.
+    by_number = State(replace(QUICK, **with_budget(evaluations=10)))
+    assert budget.finals(by_number, QUICK_SETTINGS).count == 3
+    assert budget.room(by_number, QUICK_SETTINGS, 4, 4) == 10 - 3 - 1
+    assert budget.room(State(QUICK), QUICK_SETTINGS, 4, 4) == budget.UNLIMITED
+
+
+def test_certification_takes_no_more_than_is_left_whatever_was_planned() -> None:
+    """Of 10 evaluations 3 finals were planned; after 7 there is room for 2 and the control, after 8 for 1."""
+    trial = Trial(0, "first", (), None, 6, 6, Cost(1, 1), 0.0, 0.0, "w")
+    for done, count in ((6, 3), (7, 2), (8, 1)):
+        state = State(replace(QUICK, **with_budget(evaluations=10)), trials=[trial] * done)
+        assert budget.affordable(state, QUICK_SETTINGS) == Finals(count, 12)
+    # Of 100 epochs 2 finals of 12 were planned: 42 with the control after a lineage of 6; 30 with one.
+    for done, finals in ((58, Finals(2, 12)), (59, Finals(1, 12)), (71, Finals(1, 11)), (90, Finals(1, 2))):
+        state = State(replace(QUICK, **with_budget(epochs=100)), trials=[trial], epochs=done)
+        assert budget.affordable(state, QUICK_SETTINGS) == finals
+
+
+def test_the_forecast_is_the_most_that_a_search_takes() -> None:
+    for effort in ("quick", "normal"):
+        for stage in (1, 2):
+            run = search(effort=effort, stage=stage)
+            whole = budget.forecast(replace(QUICK, effort=effort, stage=stage), EFFORTS[effort])
+            evaluations, epochs = spent(run)
+            assert evaluations <= whole.evaluations
+            assert epochs <= whole.epochs
+    # Quick, stage 1, by hand: 6 + 3 + 4 candidates, 3 finalists, the control.
+    first = budget.forecast(replace(QUICK, stage=1), QUICK_SETTINGS)
+    assert first.evaluations == 6 + 3 + 4 + 3 + 1
+    assert first.epochs == 6 * 2 + 3 * 4 + 4 * 4 + 3 * 12 + (2 + 4 + 4 + 12)
+    # Of 5 evaluations one is a finalist and one the control; a candidate takes at most a move's 6 epochs.
+    few = budget.forecast(replace(QUICK, **with_budget(evaluations=5)), QUICK_SETTINGS)
+    assert few == Forecast(5, 3 * 6 + 12 + (2 + 4 + 4 + 3 * 6 + 12))
+
+
+# --- minutes -------------------------------------------------------------------------------------------------
+
+
+class Clocked:
+    """An executor on a clock of its own: an epoch takes as many seconds as the world says, all else one.
+
+    It holds several works, so that some are under way when the time is over.
+    """
+
+    def __init__(self, world: World, slots: int = 1) -> None:
+        self.world, self.slots = world, slots
+        self.line: list[Work] = []
+        self.now = 100.0
+        self.given_up: list[Work] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def submit(self, work: Work) -> None:
+        self.line.append(work)
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        work = self.line.pop(0)
+        answer = self.world.run(work)
+        self.now += getattr(answer, "seconds", 0.0)
+        return [Done(work, answer, "e", 0.0)]
+
+    def cancel(self) -> None:
+        self.given_up += self.line
+        self.line = []
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.states: list[bytes] = []
+
+    def recall(self, keys: object) -> dict[str, AnyAnswer]:
+        return {}
+
+    def record(self, done: Done) -> None:
+        pass
+
+    def commit(self, step: Step, session: Session) -> None:
+        self.steps.append(step)
+        self.states.append(session.dump())
+
+    def stopped(self) -> bool:
+        return False
+
+
+def timed(minutes: float, *, slots: int = 1, **most: Any) -> tuple[Finished, Clocked, Kept]:
+    executor, journal = Clocked(World(), slots), Kept()
+    session = Session(replace(QUICK, **with_budget(minutes=minutes, **most)))
+    outcome = drive(session, executor, journal, clock=executor.clock)
+    assert isinstance(outcome, Finished)
+    return outcome, executor, journal
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("minutes", [0.5, 1.0, 1.5, 2.0, 3.0])
+def test_minutes_are_kept_but_for_the_last_evaluation(minutes: float, slots: int) -> None:
+    """What was started before the end takes at most a move's 6 epochs, at a second each."""
+    finished, executor, journal = timed(minutes, slots=slots)
+    assert executor.now - 100.0 <= 60 * minutes + 6.0 + 1.0
+    assert finished.inside_delta
+    assert [step.index for step in journal.steps] == list(range(len(journal.steps)))
+    assert "certify" in {step.stage for step in journal.steps}
+
+
+@pytest.mark.parametrize("minutes", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("evaluations", "epochs"), [(5, 30), (9, 60), (14, 90), (20, 140)])
+def test_all_three_at_once(minutes: float, evaluations: int, epochs: int) -> None:
+    finished, executor, _ = timed(minutes, slots=2, evaluations=evaluations, epochs=epochs)
+    content = next(f.content for f in finished.files if f.name == "certificate.json")
+    certificate = json.loads(content or b"")
+    assert certificate["evaluations"] <= evaluations
+    assert certificate["epochs"] <= epochs
+    assert executor.now - 100.0 <= 60 * minutes + 6.0 + 1.0
+
+
+def test_an_hour_is_plenty_and_changes_nothing() -> None:
+    finished, executor, _ = timed(60.0)
+    free = search().finished
+    assert (finished.params_ratio, finished.drop) == (free.params_ratio, free.drop)
+    assert executor.given_up == []
+
+
+def test_works_under_way_are_given_up_and_their_places_taken() -> None:
+    _, executor, journal = timed(1.0, slots=3)
+    assert executor.given_up
+    assert len({step.key for step in journal.steps}) == len(journal.steps)
+    assert not {work.key for work in executor.given_up} & {step.key for step in journal.steps}
+
+
+def test_no_time_at_all_still_certifies_one_candidate() -> None:
+    finished, _, journal = timed(0.01)
+    assert len([s for s in journal.steps if s.candidate]) == 3  # one candidate, the control, one finalist
+    assert finished.inside_delta
+
+
+def test_who_goes_on_from_a_dump_knows_that_the_time_is_over() -> None:
+    whole, _, journal = timed(1.0)
+    ended = next(i for i, step in enumerate(journal.steps) if step.stage == "certify")
+    for state in (journal.states[ended], journal.states[ended + 1]):
+        session, executor = Session.load(state), Clocked(World())
+        assert session.elapsed_s > 0
+        assert drive(session, executor, Kept(), clock=executor.clock) == whole
+
+
+def test_the_time_between_two_drives_is_not_the_jobs() -> None:
+    _, _, journal = timed(2.0)
+    session, executor = Session.load(journal.states[8]), Clocked(World())
+    spent_s = session.elapsed_s
+    executor.now = 1e9
+    assert isinstance(drive(session, executor, Kept(), clock=executor.clock), Finished)
+    assert spent_s + executor.now - 1e9 > 60.0  # it did not end at once
+    assert spent_s + executor.now - 1e9 <= 127.0
+
+
+def test_without_minutes_nobody_asks_the_clock() -> None:
+    def never() -> float:
+        raise AssertionError
+
+    assert isinstance(drive(Session(QUICK), Clocked(World()), Kept(), clock=never), Finished)
+    session = Session(QUICK)
+    before = session.dump()
+    assert not session.timed
+    assert session.elapse(1e9) is False
+    assert session.elapsed_s == 1e9
+    assert session.dump() != before  # told, but without a budget without effect
