@@ -74,10 +74,7 @@ class _Descent:
             parameter.grad = None
         if not loss.requires_grad:
             raise TaskError("loss: no weight that is trained bears on it or on the logits; compute it from the outputs")
-        with warnings.catch_warnings():
-            # Layers before a quantized one get no gradient: they stay as they are, which is measured.
-            warnings.filterwarnings("ignore", message="quantized::.*autograd kernel was not registered")
-            loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         for parameter, wide in zip(self._parameters, self._wide, strict=True):
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
@@ -134,7 +131,9 @@ def finetune(
     generator = torch.Generator().manual_seed(seed)
     offset = int(torch.randint(0, 2**31 - 1, (), generator=generator))
     devices = sorted({p.get_device() for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        # Layers before a quantized one get no gradient: they stay as they are, which is measured.
+        warnings.filterwarnings("ignore", message="quantized::.*autograd kernel was not registered")
         torch.manual_seed(seed)
         descent = _Descent(model, recipe, total)
         model.train()

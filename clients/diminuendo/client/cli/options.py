@@ -75,6 +75,12 @@ Budget = Annotated[
     ),
 ]
 
+Threads = Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
+]
+
 SERVER = DEFAULT_TARGET
 
 

@@ -28,8 +28,6 @@ from diminuendo.engine.plan import LayerSpec, PlanError
 Factors = Mapping[str, Tensor]
 """Named tensors of one layer in one format, at full rank; those of grouped layers lead with a dimension G."""
 
-_VARIANCE = "variance"
-
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -135,21 +133,17 @@ class Format(ABC):
         return self.cost(spec, [1] * len(self.max_ranks(spec))).params < spec.params
 
     def factor(self, sides: Sides) -> dict[str, Tensor]:
-        """Factors of a whole layer at full rank, in its weights' dtype; spectra and variances stay float64.
+        """Factors of a whole layer at full rank, in its weights' dtype; spectra stay float64.
 
         Args:
             sides: The layer and what was seen of it on the data; what is decomposed for one format is kept there
                 for the others.
         """
-        found = sides.for_each_group(self._decompose)
+        found = sides.for_each_group(self.decompose)
         return {
-            name: (tensor if name == _VARIANCE or "spectrum" in name else tensor.to(sides.dtype)).contiguous()
+            name: (tensor if "spectrum" in name else tensor.to(sides.dtype)).contiguous()
             for name, tensor in found.items()
         }
-
-    def _decompose(self, sides: Sides) -> dict[str, Tensor]:
-        factors = self.decompose(sides)
-        return factors | {_VARIANCE: self.spectra(factors)[0].sum()}
 
     def energy(self, factors: Factors, ranks: Sequence[int]) -> float:
         """Share of the layer's output variance on the data that these ranks drop, 0 (exact) to 1 (everything).

@@ -11,6 +11,7 @@ Factors (legend: O outputs, I inputs, R directions, k the kernel along a stage's
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -43,8 +44,8 @@ class Pair(Format):
     def max_ranks(self, spec: LayerSpec) -> tuple[int, ...]:
         """The smaller side of the product."""
         first, second = self._kernels(spec)
-        rows = spec.out_channels // spec.groups * _size(second)
-        return (min(rows, spec.in_channels // spec.groups * _size(first)),)
+        rows = spec.out_channels // spec.groups * math.prod(second)
+        return (min(rows, spec.in_channels // spec.groups * math.prod(first)),)
 
     def stages(self, spec: LayerSpec, ranks: Sequence[int]) -> tuple[Stage, ...]:
         """Input to rank, rank to output."""
@@ -117,13 +118,6 @@ class Pair(Format):
             tuple(size if axis in first else 1 for axis, size in enumerate(spec.kernel)),
             tuple(1 if axis in first else size for axis, size in enumerate(spec.kernel)),
         )
-
-
-def _size(kernel: Sequence[int]) -> int:
-    size = 1
-    for side in kernel:
-        size *= side
-    return size
 
 
 def _over_kernel(left: Tensor) -> Tensor:

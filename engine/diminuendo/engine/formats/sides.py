@@ -96,6 +96,20 @@ class Sides:
         """(O,) mean of the output as the input's mean makes it, were there no borders."""
         return self.kernel.flatten(2).sum(dim=2) @ self.input_mean if self.kernel.dim() > 2 else self.output_mean
 
+    def between_ends(self) -> dict[str, Tensor]:
+        """What the bias is made of in forms that narrow both ends; nothing for a layer without.
+
+        ``bias`` (O,) with the output's mean in it, ``shift`` (R,) of the output's directions, what borders do to that
+        mean, and ``input_mean`` (R,) of the input's.
+        """
+        if self.bias is None:
+            return {}
+        return {
+            "bias": self.bias + self.output_mean,
+            "shift": self.outputs.left.T @ (self.output_mean - self.inside_mean),
+            "input_mean": self.inputs.right @ self.input_mean,
+        }
+
     # --- directions ----------------------------------------------------------------------------------------
 
     @cached_property

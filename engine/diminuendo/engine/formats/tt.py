@@ -77,13 +77,7 @@ class TensorTrain(Format):
             "spectrum_2": middle.spectrum,
             "spectrum_3": outputs.spectrum,
         }
-        if sides.bias is not None:
-            factors |= {
-                "bias": sides.bias + sides.output_mean,
-                "shift": outputs.left.T @ (sides.output_mean - sides.inside_mean),
-                "input_mean": inputs.right @ sides.input_mean,
-            }
-        return factors
+        return factors | sides.between_ends()
 
     def spectra(self, factors: Factors) -> tuple[Tensor, ...]:
         """Of the three bonds, from the input's to the output's."""

@@ -67,13 +67,7 @@ class Tucker2(Format):
             "output_spectrum": outputs.spectrum,
             "input_spectrum": inputs.spectrum,
         }
-        if sides.bias is not None:
-            factors |= {
-                "bias": sides.bias + sides.output_mean,
-                "shift": outputs.left.T @ (sides.output_mean - sides.inside_mean),
-                "input_mean": inputs.right @ sides.input_mean,
-            }
-        return factors
+        return factors | sides.between_ends()
 
     def spectra(self, factors: Factors) -> tuple[Tensor, ...]:
         """Of the input's directions, and of the output's."""

@@ -5,6 +5,7 @@ Legend: N samples.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Seen:
             if 0 in given or 0 in returned:
                 continue
             inputs = given[len(given) - dims :]
-            times = _product(given) // (in_channels * _product(inputs))
+            times = math.prod(given) // (in_channels * math.prod(inputs))
             counted[inputs, returned[len(returned) - dims :]] += times
         return tuple(Call(times, *sizes) for sizes, times in counted.items())
 
@@ -168,10 +169,3 @@ def _extent(tensor: Tensor) -> tuple[int, int, int]:
         return 0, 0, 0
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return storage, start, start + (reach + 1) * tensor.element_size() if tensor.numel() and storage else start
-
-
-def _product(sizes: Iterable[int]) -> int:
-    found = 1
-    for size in sizes:
-        found *= size
-    return found

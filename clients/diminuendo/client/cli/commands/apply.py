@@ -12,10 +12,10 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
+from diminuendo.client.cli.target import bundle_folder
 from diminuendo.client.display.folder import read_result
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
-from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.types import check_delta, check_seed, zoo_name
 
 
@@ -29,11 +29,8 @@ def apply(
     seed: options.Seed = 0,
     weights: options.Weights = None,
     data: options.Data = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
-    ] = None,
+    threads: options.Threads = 1,
+    out: options.Out = None,
 ) -> None:
     """Put a plan into a network and judge it, without a search; ends with the line `result: DIR`."""
     tolerance = check_delta(delta)
@@ -65,14 +62,9 @@ def apply(
 
 def _task(target: str, weights: Path | None, data: Path | None) -> tuple[str, Any]:
     """Name and task of a target."""
-    if target.partition(":")[0] != "zoo" and Path(target).is_dir():
-        for field, value in (("weights", weights), ("data", data)):
-            if value is not None:
-                raise InvalidArgumentError.of(field, f"{value} is for zoo:NAME; {target}/task.py says this itself")
-        task = engine("bundle").load(target)
+    folder = bundle_folder("to", target, weights=weights, data=data)
+    if folder is not None:
+        task = engine("bundle").load(folder)
         return task.name, task
-    if target.partition(":")[0] != "zoo":
-        near = f"; did you mean zoo:{target}?" if target and ":" not in target else ""
-        raise InvalidArgumentError.of("to", f"{target!r} is neither zoo:NAME nor a folder{near}")
     source = engine("zoo.catalog").Source.parse(zoo_name(target))
     return source.text, engine("zoo").task(source.text, weights=weights, data=data)

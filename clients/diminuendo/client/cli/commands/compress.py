@@ -42,11 +42,8 @@ def compress(
     budget: options.Budget = None,
     weights: options.Weights = None,
     data: options.Data = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
-    ] = None,
+    threads: options.Threads = 1,
+    out: options.Out = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Survey, try one candidate, say what it all costs.")
     ] = False,

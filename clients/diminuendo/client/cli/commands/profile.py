@@ -13,6 +13,7 @@ from rich.text import Text
 
 from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
+from diminuendo.client.cli.target import bundle_folder
 from diminuendo.client.display.page import page
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.oneline import one_line
@@ -46,11 +47,10 @@ def profile(
 
 def _opened(target: str, weights: Path | None, classes: int | None) -> tuple[str, Any, Any]:
     """Name, network and example inputs of a target."""
-    if target.partition(":")[0] != "zoo" and Path(target).is_dir():
-        return _bundle(Path(target), weights, classes)
-    if target.partition(":")[0] != "zoo":
-        near = f"; did you mean zoo:{target}?" if target and ":" not in target else ""
-        raise InvalidArgumentError.of("target", f"{target!r} is neither zoo:NAME nor a folder{near}")
+    folder = bundle_folder("target", target, weights=weights, classes=classes)
+    if folder is not None:
+        task = engine("bundle").load(folder)
+        return task.name, task.model, engine("tree").take(task.evaluation.inputs, slice(0, 1))
     name = zoo_name(target)
     if classes is not None:
         if "?" in name:
@@ -62,15 +62,6 @@ def _opened(target: str, weights: Path | None, classes: int | None) -> tuple[str
     if weights is not None:
         engine("zoo.state").load_weights(model, weights, source)
     return str(source), model, zoo.example(source.text)
-
-
-def _bundle(folder: Path, weights: Path | None, classes: int | None) -> tuple[str, Any, Any]:
-    """Name, network and the first evaluation sample of a bundle."""
-    for field, value in (("weights", weights), ("classes", classes)):
-        if value is not None:
-            raise InvalidArgumentError.of(field, f"{value} is for zoo:NAME; {folder}/task.py says this itself")
-    task = engine("bundle").load(folder)
-    return task.name, task.model, engine("tree").take(task.evaluation.inputs, slice(0, 1))
 
 
 def _as_json(figures: Any, machine: str) -> dict[str, object]:
