@@ -7,10 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tests.engine.datasets import Items
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from diminuendo.engine import Metric, Recipe, Samples, Task, tree
+from diminuendo.engine.data import Indexed, Stream
+from diminuendo.engine.task import Data
 
 RECIPE = Recipe(rate=0.05, batch_size=50)
 WORDS = 11
@@ -101,6 +105,12 @@ class Language(nn.Module):
         return {"logits": self.head(x), "cache": None}
 
 
+def held(data: Data | Stream | Indexed) -> Samples:
+    """Data that is in memory."""
+    assert isinstance(data, Samples)
+    return data
+
+
 def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """(count, 8) points about three centres, and their classes."""
     generator = torch.Generator().manual_seed(seed)
@@ -135,8 +145,8 @@ def trained(task: Task, steps: int, rate: float = 0.01) -> Task:
     optimizer = torch.optim.Adam(task.model.parameters(), rate)
     for _ in range(steps):
         optimizer.zero_grad()
-        outputs = tree.call(task.model.train(), task.train.inputs)
-        task.loss_of(outputs, task.train.targets).backward()  # type: ignore[no-untyped-call]
+        outputs = tree.call(task.model.train(), held(task.train).inputs)
+        task.loss_of(outputs, held(task.train).targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     task.model.eval()
     return task
@@ -209,3 +219,58 @@ def regression() -> Task:
     metric = Metric("error", error, higher_is_better=False)
     task = Task(model, train, evaluation, functional.mse_loss, metric, recipe=RECIPE, name="line")
     return trained(task, steps=150)
+
+
+class Parts(nn.Module):
+    """(N, 8) points to the right of two heads; it cannot be called, its owner runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.classes = nn.Linear(32, 3)
+        self.size = nn.Linear(32, 1)
+
+
+def run_parts(network: nn.Module, points: Tensor) -> dict[str, Tensor]:
+    """Outputs of `Parts`."""
+    assert isinstance(network, Parts)
+    hidden = network.body(points)
+    return {"logits": network.classes(hidden), "size": network.size(hidden).squeeze(1)}
+
+
+def own_everything() -> Task:
+    """Loader, dataset, forward, losses, metric of which less is better, optimizer and scheduler of the owner's."""
+    torch.manual_seed(0)
+
+    def losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            "class": functional.cross_entropy(outputs["logits"], targets["class"]),
+            "size": functional.mse_loss(outputs["size"], targets["size"]),
+        }
+
+    def errors(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+        return 100.0 * (outputs["logits"].argmax(dim=1) != targets["class"])
+
+    def pairs(count: int, seed: int) -> Items:
+        points, classes = blobs(count, seed)
+        return Items([(p, {"class": c, "size": p.norm()}) for p, c in zip(points, classes, strict=True)])
+
+    model, train = Parts(), pairs(300, 1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    batch = next(iter(DataLoader(train, 300)))
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(losses(run_parts(model, batch[0]), batch[1]).values(), torch.zeros(())).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return Task(
+        model.eval(),
+        DataLoader(train, 50, shuffle=True),
+        pairs(400, 2),
+        losses,
+        Metric("errors", errors, higher_is_better=False),
+        recipe=RECIPE,
+        name="own",
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3),
+        scheduler=lambda optimizer, steps: torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps),
+        forward=run_parts,
+    )

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.engine import tasks
+from tests.engine.tasks import held
 from torch import Tensor, nn
 
 from diminuendo.engine import Compressed, Task, compress, load, tree, weights
+from diminuendo.engine.gather import evaluation
 from diminuendo.engine.score import outputs_of, scores_of
 
 DELTA = 5.0
@@ -56,6 +58,8 @@ def test_networks_of_any_kind_get_smaller_inside_delta(make: Callable[[], Task],
     assert done.inside_delta
     assert certificate["drop"] <= DELTA
     assert certificate["params_ratio"] > 1.3
+    sign = 1.0 if task.metric.higher_is_better else -1.0
+    assert certificate["drop"] == pytest.approx(sign * (certificate["original"] - certificate["compressed"]))
 
     assert weights.to_bytes(task.model) == before
     counts = [sum(p.numel() for p in model.parameters()) for model in (task.model, done.model)]
@@ -64,7 +68,7 @@ def test_networks_of_any_kind_get_smaller_inside_delta(make: Callable[[], Task],
     assert {p.dtype for p in done.model.parameters()} == types
 
     again = load(tmp_path / "result", task.model)
-    batch = tree.take(task.evaluation.inputs, slice(0, 50))
+    batch = tree.take(held(task.evaluation).inputs, slice(0, 50))
     with torch.no_grad():
         outputs, others = (bits(tree.call(model, batch)) for model in (done.model, again))
     assert outputs
@@ -75,15 +79,25 @@ def test_the_certificates_metric_is_what_the_loaded_network_scores(tmp_path: Pat
     """Two halves of one evaluation set: the search half's and the sealed half's means make the whole's."""
     task = tasks.records()
     done = outcome(task, tmp_path / "result")
-    outputs = outputs_of(done.model, task.evaluation.inputs, part=task.scored)
-    whole = float(scores_of(task.metric, outputs, task.evaluation.targets).mean())
-    original = float(
-        scores_of(
-            task.metric, outputs_of(task.model, task.evaluation.inputs, part=task.scored), task.evaluation.targets
-        ).mean()
-    )
+    samples = held(task.evaluation)
+    outputs = outputs_of(done.model, samples.inputs, part=task.scored)
+    whole = float(scores_of(task.metric, outputs, samples.targets).mean())
+    outputs = outputs_of(task.model, samples.inputs, part=task.scored)
+    original = float(scores_of(task.metric, outputs, samples.targets).mean())
     search = original * 2 - done.certificate["original"] - done.certificate["search_drop"]
     assert whole == pytest.approx((done.certificate["compressed"] + search) / 2, abs=1.0)
+
+
+def test_the_owners_loaders_forward_losses_optimizer_scheduler_and_metric_are_used(tmp_path: Path) -> None:
+    task = tasks.own_everything()
+    done = outcome(task, tmp_path / "result")
+    certificate = done.certificate
+    assert done.inside_delta
+    assert certificate["params_ratio"] > 1.3
+    assert certificate["drop"] == pytest.approx(certificate["compressed"] - certificate["original"])
+    inputs = held(evaluation(task.evaluation)).inputs
+    again = tasks.run_parts(load(tmp_path / "result", task.model), inputs)
+    assert torch.equal(again["logits"], tasks.run_parts(done.model, inputs)["logits"])
 
 
 def test_tied_weights_stay_tied_and_are_stored_once(tmp_path: Path) -> None:

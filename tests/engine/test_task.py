@@ -94,6 +94,31 @@ def test_ones_own_loss_and_metric_take_what_the_network_returns() -> None:
     assert task.scored(outputs) is outputs
 
 
+def test_named_losses_are_summed() -> None:
+    parts = {"one": torch.tensor(2.0), "two": torch.tensor([0.5])}
+    task = Task(nn.Identity(), SAMPLES, SAMPLES, loss=lambda outputs, targets: parts)
+    assert float(task.loss_of(None, None)) == 2.5
+
+
+@pytest.mark.parametrize("name", ["loss", "logits", "augment", "optimizer", "scheduler", "forward"])
+def test_what_is_no_function_is_refused_by_name(name: str) -> None:
+    made = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)  # an optimizer in the place of what makes one
+    changes: dict[str, Any] = {name: made}
+    with pytest.raises(TaskError, match=rf"^{name}: a SGD is not a function; give "):
+        Task(nn.Identity(), SAMPLES, SAMPLES, **changes)
+
+
+def test_samples_tell_whether_they_are_the_same_and_of_classes() -> None:
+    one = Samples((torch.tensor([1.0, torch.nan]), "x"), torch.tensor([1, 0]))
+    assert one.same(Samples((torch.tensor([1.0, torch.nan]), "y"), torch.tensor([1, 0])))
+    assert not one.same(Samples((torch.tensor([1.0, 2.0]), "x"), torch.tensor([1, 0])))
+    assert not one.same(one.head(1))
+    assert one.classes is one.targets
+    assert Samples(torch.zeros(2), torch.zeros(2)).classes is None
+    assert Samples(torch.zeros(2), torch.zeros(2, 3, dtype=torch.int64)).classes is None
+    assert Samples(torch.zeros(2), {"a": torch.zeros(2)}).classes is None
+
+
 def test_a_language_models_loss_and_metric_are_over_tokens() -> None:
     # Of the first text's 3 tokens one is left out and one of two is right; of the second's all three are.
     targets = torch.tensor([[1, 0, -100], [2, 2, 1]])

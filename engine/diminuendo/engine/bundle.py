@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from diminuendo.engine.digest import BUNDLES
 from diminuendo.engine.task import Task, TaskError
-from diminuendo.engine.workbench import user_code
+from diminuendo.engine.usercode import user_code
 
 FILE = "task.py"
 
@@ -29,7 +30,7 @@ def load(folder: Path | str) -> Task:
     path = folder / FILE
     if not path.is_file():
         raise TaskError(f"bundle: {folder} has no {FILE}; write one that defines task() -> diminuendo.engine.Task")
-    module = _imported(path)
+    module = _executed(path)
     function = getattr(module, "task", None)
     if not callable(function):
         raise TaskError(f"bundle: {path} defines no function task(); define task() -> diminuendo.engine.Task")
@@ -40,9 +41,26 @@ def load(folder: Path | str) -> Task:
     return dataclasses.replace(task, source=f"bundle:{folder}")
 
 
-def _imported(path: Path) -> ModuleType:
-    """The module, under a name of its own, so that two bundles do not meet."""
-    name = f"diminuendo_bundle_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+def loaded() -> tuple[str, ...]:
+    """Paths of the ``task.py`` of the bundles that were loaded in this process."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(BUNDLES)]
+    return tuple(str(module.__file__) for module in modules)
+
+
+def imported(path: str) -> None:
+    """Import a ``task.py`` in a process that is to unpickle what is of it."""
+    if _name(Path(path)) not in sys.modules:
+        _executed(Path(path))
+
+
+def _name(path: Path) -> str:
+    """A module name of its own, so that two bundles do not meet."""
+    return f"{BUNDLES}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+
+
+def _executed(path: Path) -> ModuleType:
+    """The module, imported afresh."""
+    name = _name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise TaskError(f"bundle: {path} cannot be imported; is it Python?")

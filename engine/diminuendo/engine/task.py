@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
 
 from diminuendo.engine import tree
+from diminuendo.engine.digest import Digest
 
 IGNORED = -100
 """Class index of a position that the default loss and metric leave out, as in `torch.nn.functional.cross_entropy`."""
@@ -58,7 +62,11 @@ class Samples:
         """The samples at these indices, in this order."""
         return Samples(tree.take(self.inputs, index), tree.take(self.targets, index))
 
-    def batches(self, size: int) -> Iterator[Samples]:
+    def head(self, count: int) -> Samples:
+        """The first samples, at most so many."""
+        return self.take(slice(0, count))
+
+    def batches(self, size: int) -> Generator[Samples, None, None]:
         """Batches of at most `size` samples, in order."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
@@ -66,6 +74,29 @@ class Samples:
     def to(self, device: torch.device | str) -> Samples:
         """The samples on a device, without the graph that made them."""
         return Samples(tree.to(tree.detach(self.inputs), device), tree.to(tree.detach(self.targets), device))
+
+    @property
+    def classes(self) -> Tensor | None:
+        """(N,) targets, where they are class indices."""
+        targets = self.targets
+        whole = isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point
+        return targets if whole else None
+
+    def same(self, other: Samples) -> bool:
+        """Whether all tensors have the same values."""
+        pairs = zip(tree.leaves((self.inputs, self.targets)), tree.leaves((other.inputs, other.targets)), strict=False)
+        return len(self) == len(other) and all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=0.0, atol=0.0, equal_nan=True) for a, b in pairs
+        )
+
+    def add_to(self, digest: Digest, name: str) -> None:
+        """Tell a digest all of it."""
+        digest.add(f"{name}.inputs", self.inputs)
+        digest.add(f"{name}.targets", self.targets)
+
+
+Data = Samples | DataLoader[Any] | Dataset[Any]
+"""Samples in memory; or what gives (inputs, targets): a loader in batches, a dataset sample by sample."""
 
 
 def _shapes(value: Any) -> str:
@@ -163,6 +194,9 @@ class Recipe:
     Attributes:
         rate: Peak learning rate.
         tau: Temperature of the distillation.
+        own: Weight of the owner's loss beside the distillation. None: a search tries 0.03 and 1 on one candidate and
+            goes on with the better. Labels that the original itself does not fit are learned by heart; where it fits
+            them they help.
         ema: Decay of the weights' moving average per step, at most; shorter tunings average over less.
         clip: Largest norm of the gradient.
     """
@@ -172,8 +206,36 @@ class Recipe:
     weight_decay: float = 1e-4
     batch_size: int = 64
     tau: float = 4.0
+    own: float | None = None
     ema: float = 0.99
     clip: float = 5.0
+
+
+Losses = Tensor | Mapping[str, Tensor]
+"""A loss, or named ones that are added up: numbers as tensors."""
+
+
+def summed(loss: Any) -> Tensor:
+    """A loss as one number: itself, or the sum of named ones.
+
+    Raises:
+        TaskError: It is something else; says what.
+    """
+    if isinstance(loss, Mapping) and loss:
+        return torch.stack([_number(f"loss {name!r}", part) for name, part in loss.items()]).sum()
+    return _number("loss", loss)
+
+
+def _number(what: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise TaskError(f"{what}: it returned {found}; return one number, as a tensor, or a mapping of such numbers")
+    return value.reshape(())
+
+
+Augment = Callable[[Any, torch.Generator], Any]
+MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer, int], LRScheduler]
 
 
 @dataclass(frozen=True)
@@ -182,11 +244,13 @@ class Task:
 
     Attributes:
         model: The trained network. Never changed.
-        train: Training samples; fine-tuning and covariances use them.
+        train: Training samples; fine-tuning and covariances use them. A loader is read with its own settings (batch
+            size, order, collate_fn, number of workers), a dataset by items (input, target). What fits into memory is
+            read once, unless the dataset augments; other data is streamed.
         evaluation: Samples that the network was not trained on, at least 20; one half steers the search, the
-            other is sealed for the certificate.
-        loss: (outputs, targets) -> scalar, of what the network returns in training mode. The default, and it alone,
-            is given the logits in place of the outputs.
+            other is sealed for the certificate. As `train`; what does not fit into memory is read by index.
+        loss: (outputs, targets) -> scalar, or a mapping of scalars that are added up; of what the network returns in
+            training mode. The default, and it alone, is given the logits in place of the outputs.
         metric: What delta is about. `TOP1`, and it alone, is given the logits in place of the outputs.
         augment: (inputs, generator) -> inputs of a training batch; None: as they are.
         recipe: How candidates are fine-tuned.
@@ -196,23 +260,47 @@ class Task:
             over dimension 1; where C is 1, as in a regression, by the squared difference. A language model says
             ``lambda outputs: outputs.logits.flatten(0, 1)``, a regression of many values
             ``lambda outputs: outputs.unsqueeze(1)``.
+        optimizer: parameters -> what steps on them, e.g. ``lambda parameters: torch.optim.AdamW(parameters, 1e-3)``;
+            None: SGD by the recipe. Its rates rise and fall over the steps as the recipe's does, unless there is a
+            scheduler.
+        scheduler: (optimizer, steps) -> what sets its rates, called once after each of so many steps; None: one cycle.
+        forward: (network, inputs) -> outputs of a batch, wherever the network is run; None: the network is called, see
+            `diminuendo.engine.tree.call`.
     """
 
     model: nn.Module
-    train: Samples
-    evaluation: Samples
-    loss: Callable[[Any, Any], Tensor] = functional.cross_entropy
+    train: Data
+    evaluation: Data
+    loss: Callable[[Any, Any], Losses] = functional.cross_entropy
     metric: Metric = TOP1
-    augment: Callable[[Any, torch.Generator], Any] | None = None
+    augment: Augment | None = None
     recipe: Recipe = Recipe()
     name: str = "task"
     source: str = ""
     logits: Callable[[Any], Tensor] = logits_of
+    optimizer: MakeOptimizer | None = None
+    scheduler: MakeScheduler | None = None
+    forward: Callable[[nn.Module, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be called."""
+        examples = {
+            "loss": "(outputs, targets) -> scalar",
+            "logits": "outputs -> (N, C, ...) tensor",
+            "augment": "(inputs, generator) -> inputs, or None",
+            "optimizer": "lambda parameters: torch.optim.AdamW(parameters, lr=1e-3), or None",
+            "scheduler": "lambda optimizer, steps: lr_scheduler.CosineAnnealingLR(optimizer, steps), or None",
+            "forward": "(network, inputs) -> outputs, or None",
+        }
+        for name, example in examples.items():
+            value = getattr(self, name)
+            if not callable(value) and (value is not None or name in ("loss", "logits")):
+                raise TaskError(f"{name}: a {type(value).__name__} is not a function; give {example}")
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of a batch."""
         if self.loss is not functional.cross_entropy:
-            return self.loss(outputs, targets)
+            return summed(self.loss(outputs, targets))
         logits = self.logits(outputs)
         return functional.cross_entropy(logits, _aligned(logits, targets))
 

@@ -18,6 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FORWARD = "_forward_of_owner"
+"""Attribute of a network that is not called but run by a function: (network, inputs) -> outputs."""
+
 
 def entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Everything in a value that is no container, in order, with where it is: ``.0.mask`` for ``value[0]["mask"]``."""
@@ -125,7 +128,10 @@ def detach(value: Any) -> Any:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Outputs of a network on a batch of inputs."""
+    """Outputs of a network on a batch of inputs; by its owner's function where it has one (`modules.with_forward`)."""
+    own = vars(model).get(FORWARD)
+    if own is not None:
+        return own(model, inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple):
