@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from tests.engine.tasks import held
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diminuendo.engine.finetune import finetune, one_cycle
+from diminuendo.engine.descent import one_cycle
+from diminuendo.engine.finetune import finetune
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.task import Recipe, Samples, Task, TaskError
-from diminuendo.engine.teacher import MAX_COPIES, Teacher, distillation
+from diminuendo.engine.teacher import FEW_COPIES, MAX_COPIES, Teacher, distillation
 
 RECIPE = Recipe(rate=0.1, batch_size=16, weight_decay=0.0)
 
@@ -74,15 +77,135 @@ def test_a_rate_that_blows_up_is_said_so() -> None:
     assert done.diverged
 
 
+def test_a_loss_that_is_no_longer_finite_ends_the_tuning_at_once() -> None:
+    teacher_model, samples = problem()
+    student, calls = copy.deepcopy(teacher_model), 0
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return outputs.sum() * (math.nan if calls == 3 else 1.0)
+
+    done = finetune(student, Teacher(teacher_model, samples, None, 0), loss, RECIPE, epochs=4, rate=1.0, seed=0)
+    assert (done.diverged, done.samples, calls) == (True, 3 * 16, 3)
+
+
+def test_named_losses_are_added_up() -> None:
+    def end(loss: Callable[[Any, Any], Any]) -> dict[str, Tensor]:
+        teacher_model, samples = problem()
+        student = copy.deepcopy(teacher_model)
+        finetune(student, Teacher(teacher_model, samples, None, 0), loss, RECIPE, epochs=1, rate=1.0, seed=0)
+        return student.state_dict()
+
+    def both(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets) + outputs.square().mean()
+
+    def named(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return {"class": functional.cross_entropy(outputs, targets), "size": outputs.square().mean()}
+
+    one, two = end(both), end(named)
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+def whole_pass(teacher: Teacher, number: int) -> tuple[Tensor, Tensor | None]:
+    """Inputs and logits of one pass; it fits one window."""
+    (window,) = teacher.windows(number * teacher.blocks, teacher.blocks)
+    return window.samples.inputs, window.logits
+
+
+def sorted_rows(inputs: Tensor) -> Tensor:
+    return inputs[inputs[:, 0].argsort()]
+
+
+def many(count: int = 700) -> tuple[nn.Module, Samples]:
+    model, _ = problem()
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(2))
+    return model, Samples(inputs, model(inputs).argmax(dim=1).detach())
+
+
 def test_the_teacher_keeps_copies_and_gives_the_same_ones_everywhere() -> None:
     model, samples = problem()
     one, two = Teacher(model, samples, jitter, 7), Teacher(model, samples, jitter, 7)
-    inputs, outputs = one.epoch(3)
-    assert torch.equal(inputs, two.epoch(3 + MAX_COPIES)[0])
-    assert not torch.equal(inputs, one.epoch(4)[0])
-    assert outputs is not None
-    torch.testing.assert_close(outputs, model(inputs).detach())
-    assert torch.equal(samples.inputs, Teacher(model, samples, None, 7).epoch(5)[0])
+    inputs, logits = whole_pass(one, 3)
+    assert (one.copies, one.keeps_inputs) == (MAX_COPIES, True)
+    assert torch.equal(inputs, whole_pass(two, 3 + MAX_COPIES)[0])
+    assert not torch.equal(inputs, whole_pass(one, 4)[0])
+    assert logits is not None
+    torch.testing.assert_close(logits, model(inputs).detach())
+    plain = whole_pass(Teacher(model, samples, None, 7), 5)[0]
+    assert torch.equal(sorted_rows(plain), sorted_rows(samples.inputs))
+
+
+def test_a_pass_in_blocks_has_every_sample_once_with_its_target_and_logits() -> None:
+    model, samples = many()
+    teacher = Teacher(model, samples, None, 7)
+    assert teacher.blocks == 700 // 64
+    windows = [w for start in (0, 4, 7) for w in teacher.windows(start, {0: 4, 4: 3, 7: teacher.blocks - 7}[start])]
+    inputs = torch.cat([w.samples.inputs for w in windows])
+    assert torch.equal(sorted_rows(inputs), sorted_rows(samples.inputs))
+    for window in windows:
+        assert window.logits is not None
+        assert torch.equal(window.logits.argmax(dim=1), window.samples.targets)
+    assert [len(w.samples) for w in windows] == [
+        size
+        for start, count in ((0, 4), (4, 3), (7, teacher.blocks - 7))
+        for size in teacher.window_sizes(start, count)
+    ]
+    first, again = (next(iter(teacher.windows(number * teacher.blocks, 1))).samples.inputs for number in (0, 1))
+    assert not torch.equal(sorted_rows(first), sorted_rows(again))  # another pass, another order of the blocks
+
+
+def test_where_only_logits_fit_the_original_sees_each_block_of_a_copy_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = many()
+    monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", FEW_COPIES * 700 * 3 * 4)
+    teacher = Teacher(model, samples, jitter, 7)
+    assert (teacher.copies, teacher.keeps_inputs) == (FEW_COPIES, False)
+    seen = 0
+
+    def count(_: nn.Module, arguments: tuple[Tensor]) -> None:
+        nonlocal seen
+        seen += len(arguments[0])
+
+    handle = model.register_forward_pre_hook(count)
+    early = whole_pass(teacher, 1)
+    assert seen == 700
+    later = whole_pass(teacher, 3)
+    assert seen == 700
+    whole_pass(teacher, 1 + 2 * FEW_COPIES)
+    assert seen == 700
+    assert [teacher.copy_of(number) for number in (*range(9), 15, 16, 17)] == [0, 1, 0, 1, 2, 3, 2, 3, 4, 7, 0, 1]
+    handle.remove()
+    inputs, logits = later
+    assert logits is not None
+    torch.testing.assert_close(logits, model(inputs).detach())
+    assert torch.equal(sorted_rows(early[0]), sorted_rows(inputs))
+
+
+def test_windows_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = many()
+    monkeypatch.setattr("diminuendo.engine.teacher.WINDOW_BYTES", 3 * 700 * 6 * 4 // 10)
+    teacher = Teacher(model, samples, None, 7)
+    assert teacher.window_sizes(8, 7) == [140, 210, 140]  # 2 blocks of 70 to the end of the pass, then at most 3
+
+
+@pytest.mark.parametrize(("epochs", "seen"), [(0.0, 0), (0.01, 70), (0.5, 350), (1.3, 910)])
+def test_a_part_of_a_pass_is_whole_blocks_at_least_one(epochs: float, seen: int) -> None:
+    model, samples = many()
+    student = copy.deepcopy(model)
+    teacher = Teacher(model, samples, None, 7)
+    tuning = finetune(student, teacher, functional.cross_entropy, RECIPE, epochs=epochs, rate=1.0, seed=0)
+    assert tuning.samples == seen
+
+
+def test_a_tuning_that_goes_on_sees_other_data_first() -> None:
+    model, samples = many()
+    ends = []
+    for start in (0.0, 0.3):
+        student = copy.deepcopy(model)
+        teacher = Teacher(model, samples, None, 7)
+        finetune(student, teacher, functional.cross_entropy, RECIPE, epochs=0.2, rate=1.0, seed=0, start=start)
+        ends.append(student.state_dict())
+    assert not all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_without_room_for_copies_tuning_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,19 +314,19 @@ def language_tuning(logits: Callable[[Any], Tensor], dtype: torch.dtype = torch.
     student = copy.deepcopy(model)
     with torch.no_grad():
         student.body.weight.mul_(0.5)
-    teacher = Teacher(model, task.train, None, seed=3, logits=logits)
+    teacher = Teacher(model, held(task.train), None, seed=3, logits=logits)
     recipe = Recipe(rate=0.05, batch_size=8)
 
     def no_loss(outputs: Any, targets: Tensor) -> Tensor:
         return torch.zeros(())
 
     assert not finetune(student, teacher, no_loss, recipe, epochs=8, rate=1.0, seed=1).diverged
-    reference = outputs_of(model, task.train.inputs, part=tokens)
+    reference = outputs_of(model, held(task.train).inputs, part=tokens)
     damaged = copy.deepcopy(model)
     with torch.no_grad():
         damaged.body.weight.mul_(0.5)
-    before = divergence(reference, outputs_of(damaged, task.train.inputs, part=tokens))
-    assert divergence(reference, outputs_of(student, task.train.inputs, part=tokens)) < 0.5 * before
+    before = divergence(reference, outputs_of(damaged, held(task.train).inputs, part=tokens))
+    assert divergence(reference, outputs_of(student, held(task.train).inputs, part=tokens)) < 0.5 * before
     return student
 
 
@@ -219,18 +342,20 @@ def test_kept_logits_are_those_of_the_samples() -> None:
     model, samples, index = Texts().eval(), texts(), torch.tensor([5, 0, 23])
     for logits in (tokens, classes):
         teacher = Teacher(model, samples, None, 0, logits)
-        kept = teacher.epoch(0)[1]
-        assert kept is not None
-        torch.testing.assert_close(teacher.taken(kept, index), teacher.on(samples.take(index).inputs))
-    assert Teacher(model, samples, None, 0, token_by_token).epoch(0)[1] is None
+        (window,) = teacher.windows(0, teacher.blocks)
+        assert window.logits is not None
+        torch.testing.assert_close(teacher.taken(window.logits, index), teacher.on(window.samples.take(index).inputs))
+    assert whole_pass(Teacher(model, samples, None, 0, token_by_token), 0)[1] is None
 
 
 def test_logits_that_are_larger_than_the_data_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = Teacher(Texts().eval(), texts(), None, 0, tokens)
     monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", 24 * 5 * (8 + 4 + 7 * 4))
-    assert teacher.copies == 1
-    monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", 24 * 5 * (8 + 4 + 7 * 4) - 1)
-    assert teacher.copies == 0
+    assert (teacher.copies, teacher.keeps_inputs) == (1, True)
+    for room, kept in ((24 * 5 * (8 + 4 + 7 * 4) - 1, 1), (24 * 5 * 7 * 4 - 1, 0)):
+        monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", room)
+        teacher = Teacher(Texts().eval(), texts(), None, 0, tokens)
+        assert (teacher.copies, teacher.keeps_inputs) == (kept, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -246,7 +371,7 @@ def test_narrow_weights_take_steps_that_they_could_not_show_by_themselves() -> N
         model.weight.fill_(1.0)
     samples = Samples(torch.ones(16, 1, dtype=torch.bfloat16), torch.zeros(16))
     teacher = Teacher(model, samples, None, 0)
-    recipe = Recipe(rate=2**-10, momentum=0.0, weight_decay=0.0, batch_size=2, ema=0.0)
+    recipe = Recipe(rate=2**-10, momentum=0.0, weight_decay=0.0, batch_size=2, ema=0.0, own=1.0)
 
     def uphill(outputs: Tensor, targets: Tensor) -> Tensor:
         return -outputs.mean()
@@ -293,13 +418,18 @@ def test_dropout_follows_the_seed_and_leaves_the_global_one_alone() -> None:
 def test_augmentation_that_loses_samples_is_named() -> None:
     model, samples = problem()
     with pytest.raises(TaskError, match=r"^augment: 95 inputs came back for 96"):
-        Teacher(model, samples, lambda inputs, generator: inputs[1:], 0).epoch(0)
+        list(Teacher(model, samples, lambda inputs, generator: inputs[1:], 0).windows(0, 1))
 
 
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
         (lambda outputs, targets: outputs.sum(dim=1), r"^loss: it returned shape \(16,\); return one number"),
+        (
+            lambda outputs, targets: {"main": outputs.sum(), "rest": outputs},
+            r"^loss 'rest': it returned shape \(16, 3\); return one number",
+        ),
+        (lambda outputs, targets: {}, r"^loss: it returned a dict; return one number"),
         (lambda outputs, targets: 3.0, r"^loss: it returned a float; return one number"),
     ],
 )

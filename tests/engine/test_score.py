@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diminuendo.engine.score import NotFiniteError, divergence, outputs_of, scores_of, verdict
+from diminuendo.engine.score import (
+    Divergence,
+    NotFiniteError,
+    Varying,
+    divergence,
+    outputs_of,
+    scores_of,
+    verdict,
+)
 from diminuendo.engine.task import TOP1, Metric, TaskError
 
 
@@ -22,6 +30,48 @@ def test_divergence_of_two_classes_by_hand() -> None:
     assert divergence(p, q) == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), abs=1e-7)
     assert divergence(p, p) == 0.0
     assert math.isnan(divergence(p, torch.full((1, 2), math.nan)))
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (12, 3, 2, 2), (12, 1), (12,)])
+def test_divergence_of_batches_is_that_of_all(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(shape, generator=generator) for _ in range(2))
+    found = Divergence()
+    for start, end in ((0, 5), (5, 6), (6, 12)):
+        found.add(p[start:end], q[start:end])
+    assert found.value == pytest.approx(divergence(p, q), rel=1e-12)
+    found.add(p, torch.full_like(p, torch.nan))
+    assert math.isnan(found.value)
+
+
+def test_how_much_outputs_vary_by_hand() -> None:
+    # Softmax (3/4, 1/4), (1/4, 3/4) and (1/2, 1/2): squares of distances to (1/2, 1/2) are 1/8, 1/8 and 0.
+    log3 = math.log(3.0)
+    reference = torch.tensor([[log3, 0.0], [0.0, log3], [1.0, 1.0]])
+    half = torch.tensor([[log3, 0.0], [0.0, log3], [log3, 0.0], [0.0, log3]])
+    found = Varying()
+    found.add(reference, reference + torch.tensor([[1.0], [-2.0], [5.0]]))
+    assert found.share == pytest.approx(1.0)
+    found.add(half, torch.tensor([[5.0, 1.0]]).expand(4, 2))  # the same for every sample: (1/4) of (1/4 + 1/2) are left
+    assert found.share == pytest.approx(1 / 3)
+    constant = Varying()
+    constant.add(half, torch.full((4, 2), -math.inf).index_fill(1, torch.tensor([0]), 0.0))
+    assert constant.share == 0.0
+    values, shifted = torch.tensor([1.0, 3.0]), torch.tensor([[[5.0, 0.0]], [[5.0, 1.0]]])
+    columns = Varying()
+    columns.add(values, values / 2)
+    assert columns.share == pytest.approx(0.25)
+    positions = Varying()  # at each position by itself: the second one alone varies
+    positions.add(torch.tensor([[[0.0, 0.0]], [[2.0, 0.0]]]), shifted)
+    assert positions.share == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_outputs_of_a_reference_that_does_not_vary_are_no_less_varied(value: float) -> None:
+    found = Varying()
+    found.add(torch.full((3, 2), value), torch.zeros(3, 2))
+    assert found.share == 1.0
+    assert Varying().share == 1.0
 
 
 def test_divergence_is_a_mean_over_positions_too() -> None:

@@ -19,12 +19,14 @@ class Cost:
     Attributes:
         size_bytes: Of the trainable parameters.
         elements: Of the outputs that count for memory; of a network those of its input too.
+        latency_ns: Time of a forward as `diminuendo.engine.latency` measures it; 0 where nobody asked for it.
     """
 
     params: int
     macs: int
     size_bytes: int = 0
     elements: int = 0
+    latency_ns: int = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -38,6 +40,7 @@ class Cost:
             self.macs + other.macs,
             self.size_bytes + other.size_bytes,
             self.elements + other.elements,
+            self.latency_ns + other.latency_ns,
         )
 
     def __sub__(self, other: Cost) -> Cost:
@@ -47,6 +50,7 @@ class Cost:
             self.macs - other.macs,
             self.size_bytes - other.size_bytes,
             self.elements - other.elements,
+            self.latency_ns - other.latency_ns,
         )
 
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
+from diminuendo.engine.descent import Descent, quiet
+from diminuendo.engine.original import Lesson
+from diminuendo.engine.precision import autocast, widened
+from diminuendo.engine.randomness import Randomness
 from diminuendo.engine.score import check_shapes
-from diminuendo.engine.task import Recipe, TaskError
-from diminuendo.engine.teacher import Teacher, distillation
+from diminuendo.engine.search.work import OWN
+from diminuendo.engine.task import Losses, MakeOptimizer, MakeScheduler, Recipe, summed
+from diminuendo.engine.teacher import distillation
 
-WARM = 0.15
-"""Share of the cycle in which the rate rises."""
-
-AVERAGED = 0.1
-"""Share of a short tuning that the moving average of the weights looks back over."""
-
-_NARROW = (torch.bfloat16, torch.float16)
+WATCHED = 8
+"""On a GPU the loss is looked at after so many steps: each look waits for the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,77 +38,33 @@ class Tuning:
     diverged: bool
 
 
-def one_cycle(progress: float) -> float:
-    """Rate at 0 <= progress <= 1 relative to its peak: a linear rise, then half a cosine down to 0."""
-    if progress < WARM:
-        return (progress + 0.01) / (WARM + 0.01)
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - WARM) / (1.0 - WARM)))
+class Teaching(Protocol):
+    """Where lessons come from: `Teacher`, `StreamTeacher`."""
 
+    logits: Callable[[Any], Tensor]
 
-class _Descent:
-    """Nesterov SGD on a network's trainable weights, and their moving average.
+    def extent(self, start: float, epochs: float, batch_size: int) -> tuple[int, int]:
+        """Samples and steps of so many passes, after so many others."""
 
-    Weights narrower than float32 are stepped on and averaged in float32, in which a small step is not rounded away.
-    """
-
-    def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
-        self._clip = recipe.clip
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._wide = [nn.Parameter(p.detach().float()) if p.dtype in _NARROW else p for p in self._parameters]
-        self._optimizer = torch.optim.SGD(
-            self._wide,
-            lr=recipe.rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-            foreach=True,
-        )
-        self._average = [p.detach().clone() for p in self._wide]
-        self._decay = min(recipe.ema, max(0.0, 1.0 - 1.0 / max(1.0, AVERAGED * steps)))
-
-    def step(self, loss: Tensor, rate: float) -> None:
-        """One step down the gradient of a loss."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        for parameter in self._parameters:
-            parameter.grad = None
-        if not loss.requires_grad:
-            raise TaskError("loss: no weight that is trained bears on it or on the logits; compute it from the outputs")
-        loss.backward()  # type: ignore[no-untyped-call]
-        for parameter, wide in zip(self._parameters, self._wide, strict=True):
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.to_dense()
-            if wide is not parameter:
-                wide.grad = None if parameter.grad is None else parameter.grad.float()
-        torch.nn.utils.clip_grad_norm_(self._wide, self._clip, foreach=True)
-        self._optimizer.step()
-        wide_values = [p.detach() for p in self._wide]
-        self._write(wide_values)
-        torch._foreach_lerp_(self._average, wide_values, 1.0 - self._decay)
-
-    def finish(self) -> bool:
-        """Leave the averages in the network; whether they are finite."""
-        with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in self._wide], self._average)
-        self._write(self._average)
-        return all(bool(torch.isfinite(p).all()) for p in self._parameters)
-
-    def _write(self, values: list[Tensor]) -> None:
-        """Round values into the narrow weights."""
-        for parameter, wide, value in zip(self._parameters, self._wide, values, strict=True):
-            if wide is not parameter:
-                parameter.detach().copy_(value)
+    def lessons(
+        self, start: float, epochs: float, batch_size: int, generator: torch.Generator, *, bf16: bool = False
+    ) -> Generator[Lesson, None, None]:
+        """Batches of so many passes, after so many others, with the original's logits on them."""
 
 
 def finetune(
     model: nn.Module,
-    teacher: Teacher,
-    loss: Callable[[Any, Any], Tensor],
+    teacher: Teaching,
+    loss: Callable[[Any, Any], Losses],
     recipe: Recipe,
     *,
-    epochs: int,
+    epochs: float,
     rate: float,
     seed: int,
+    start: float = 0.0,
+    optimizer: MakeOptimizer | None = None,
+    scheduler: MakeScheduler | None = None,
+    bf16: bool = False,
 ) -> Tuning:
     """Tune a network in place; it ends with the averaged weights, in eval mode.
 
@@ -116,60 +72,58 @@ def finetune(
     none of their own.
 
     Args:
-        loss: (outputs, targets) -> scalar, as `Task.loss_of`.
-        rate: Peak learning rate, relative to the recipe's.
-        seed: Of the order of samples, the choice of augmented copies, and dropout. The global random state is left
-            as it was.
+        loss: (outputs, targets) -> scalar or mapping of scalars, as `Task.loss_of`. Outputs are never narrower than
+            float32 because of `bf16`.
+        epochs: Passes over the training data, or a part of one, at least a step.
+        rate: Peak learning rate, relative to the recipe's or to the optimizer's own.
+        seed: Of the order of samples and of dropout. The global random state is left as it was.
+        start: Passes that the weights have had: the data goes on where they ended.
+        optimizer: See `Task.optimizer`.
+        scheduler: See `Task.scheduler`.
+        bf16: Whether forwards are under bfloat16's autocast.
+
+    Returns:
+        What was done. It ends within a few steps when the loss is no longer finite.
 
     Raises:
-        TaskError: The loss is no scalar, nothing that can be trained bears on it, or the logits have another shape
-            than the original's.
+        TaskError: The loss is no scalar, nothing that can be trained bears on it, the logits have another shape than
+            the original's, or optimizer or scheduler are not such.
     """
-    total = epochs * math.ceil(len(teacher.train) / recipe.batch_size)
-    if total == 0 or not any(p.requires_grad for p in model.parameters()):
+    if epochs <= 0 or not any(p.requires_grad for p in model.parameters()):
         return Tuning(0, diverged=False)
+    samples, steps = teacher.extent(start, epochs, recipe.batch_size)
     generator = torch.Generator().manual_seed(seed)
-    offset = int(torch.randint(0, 2**31 - 1, (), generator=generator))
     devices = sorted({p.get_device() for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        # Layers before a quantized one get no gradient: they stay as they are, which is measured.
-        warnings.filterwarnings("ignore", message="quantized::.*autograd kernel was not registered")
-        torch.manual_seed(seed)
-        descent = _Descent(model, recipe, total)
+    watched = WATCHED if devices else 1
+    with Randomness(seed, devices), quiet():
+        descent = Descent(model, recipe, steps, rate=rate, optimizer=optimizer, scheduler=scheduler)
         model.train()
-        step = 0
-        for epoch in range(epochs):
-            inputs, reference = teacher.epoch(offset + epoch)
-            order = torch.randperm(len(teacher.train), generator=generator)
-            losses = torch.zeros((), dtype=torch.float64)
-            for index in torch.split(order, recipe.batch_size):
-                if len(index) == 1 and len(order) > 1:
-                    continue  # one sample has no variance for BatchNorm
-                batch = tree.take(inputs, index)
-                wanted = teacher.on(batch) if reference is None else teacher.taken(reference, index)
-                outputs = tree.call(model, batch)
-                value = _owners(loss, outputs, tree.take(teacher.train.targets, index))
-                value = value + _towards(wanted, teacher.logits(outputs), recipe.tau)
-                descent.step(value, recipe.rate * rate * one_cycle(step / total))
-                losses = value.detach() + losses.to(value.device)
-                step += 1
-            if not math.isfinite(float(losses)):
-                return Tuning(step * recipe.batch_size, diverged=True)
+        with closing(teacher.lessons(start, epochs, recipe.batch_size, generator, bf16=bf16)) as lessons:
+            for step, lesson in enumerate(lessons, start=1):
+                value = value_of(model, lesson, loss, teacher.logits, recipe, bf16=bf16)
+                descent.step(value)
+                if step % watched == 0 and not math.isfinite(float(value.detach())):
+                    return Tuning(step * recipe.batch_size, diverged=True)
     finite = descent.finish()
     model.eval()
-    return Tuning(epochs * len(teacher.train), diverged=not finite)
+    return Tuning(samples, diverged=not finite)
 
 
-def _owners(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> Tensor:
-    """The owner's loss of a batch."""
-    value = loss(outputs, targets)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise TaskError(f"loss: it returned {found}; return one number, as a tensor")
-    return value.reshape(())
-
-
-def _towards(wanted: Tensor, logits: Tensor, tau: float) -> Tensor:
-    """The distillation of a batch."""
-    check_shapes(wanted, logits)
-    return distillation(logits, wanted, tau)
+def value_of(
+    model: nn.Module,
+    lesson: Lesson,
+    loss: Callable[[Any, Any], Losses],
+    logits: Callable[[Any], Tensor],
+    recipe: Recipe,
+    *,
+    bf16: bool,
+) -> Tensor:
+    """What is made small on a batch: the owner's loss and the distillation."""
+    with autocast(model, enabled=bf16):
+        outputs = tree.call(model, lesson.inputs)
+    if bf16:
+        outputs = widened(outputs)
+    found = logits(outputs)
+    check_shapes(lesson.wanted, found)
+    own = OWN if recipe.own is None else recipe.own
+    return own * summed(loss(outputs, lesson.targets)) + distillation(found, lesson.wanted, recipe.tau)

@@ -6,6 +6,8 @@ import math
 
 from torch import nn
 
+from diminuendo.engine.formats.zero import Constant
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POOLINGS = (
@@ -22,6 +24,7 @@ TRANSPARENT = (nn.Sequential, nn.ModuleList)
 
 _FREE = (
     *TRANSPARENT,
+    Constant,
     nn.Identity,
     nn.Flatten,
     nn.Unflatten,
@@ -37,7 +40,7 @@ _FREE = (
     nn.CircularPad2d,
     nn.CircularPad3d,
 )
-"""Kinds that move or pick values and multiply none."""
+"""Kinds that move or pick values, or give the same ones always, and multiply none."""
 
 
 def is_transposed_linear(module: nn.Module) -> bool:

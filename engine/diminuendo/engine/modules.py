@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from diminuendo.engine import tree
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -34,6 +37,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def with_forward(model: nn.Module, forward: Callable[[nn.Module, Any], Any] | None) -> nn.Module:
+    """The network that `tree.call` runs by a function of its owner's: a shallow copy, which shares all of it.
+
+    Deep copies of it, with other layers in it, are run likewise.
+    """
+    if forward is None:
+        return model
+    model = copy.copy(unwrapped(model))
+    vars(model)[tree.FORWARD] = _Forward(forward)
+    return model
+
+
+class _Forward:
+    """An owner's function, which no copy of a network copies."""
+
+    def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
+        self._function = function
+
+    def __call__(self, model: nn.Module, inputs: Any) -> Any:
+        return self._function(model, inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Forward:
+        return self
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -155,12 +183,17 @@ class WeightFacts:
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights that are there now."""
-        return next(self._replacement.parameters()).dtype
+        return self._present.dtype
 
     @property
     def device(self) -> torch.device:
         """Of the weights that are there now."""
-        return next(self._replacement.parameters()).device
+        return self._present.device
+
+    @property
+    def _present(self) -> Tensor:
+        """A tensor of the replacement; one without weights has a buffer."""
+        return next(chain(self._replacement.parameters(), self._replacement.buffers()))
 
     @property
     def ndim(self) -> int:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time as clock
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from diminuendo.engine import tree
 from diminuendo.engine.cost import ACTIVATION_BYTES, Cost
 from diminuendo.engine.counting import buffers_kept, count, materialised, own_params, stored_bytes, trainable
 from diminuendo.engine.modules import evaluating, unwrapped
+from diminuendo.engine.stopwatch import Clock, Race, clock_of, interleaved, race, threads_set
 
 MB = 2**20
 WARM_UPS = 5
@@ -123,7 +125,9 @@ def profile(
 
 
 @torch.no_grad()
-def time_ms(model: nn.Module, inputs: Any, *, runs: int = 10, threads: int | None = None) -> float:
+def time_ms(
+    model: nn.Module, inputs: Any, *, runs: int = 10, threads: int | None = None, clock: Clock | None = None
+) -> float:
     """Median milliseconds of a forward, after 5 to warm up, synchronised with the device of `inputs`.
 
     Args:
@@ -131,43 +135,69 @@ def time_ms(model: nn.Module, inputs: Any, *, runs: int = 10, threads: int | Non
         inputs: As `tree.call` takes them.
         runs: Timed forwards, at least 1.
         threads: As in `profile`.
+        clock: What tells the time; None: that of the device.
     """
-    on_gpu = any(leaf.is_cuda for leaf in tree.leaves(inputs))
-    synchronise: Callable[[], None] = torch.cuda.synchronize if on_gpu else _nothing
-    taken: list[float] = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        with evaluating(model), buffers_kept(model):
-            for turn in range(WARM_UPS + runs):
-                synchronise()
-                start = clock.perf_counter()
-                tree.call(model, inputs)
-                synchronise()
-                if turn >= WARM_UPS:
-                    taken.append((clock.perf_counter() - start) * 1e3)
-    finally:
-        torch.set_num_threads(before)
-    return statistics.median(taken)
+    with threads_set(threads), evaluating(model), buffers_kept(model):
+        forward = [lambda: tree.call(model, inputs)]
+        taken = interleaved(forward, clock or clock_of(inputs), rounds=runs, warm_ups=WARM_UPS)
+    return statistics.median(taken[0])
+
+
+@torch.no_grad()
+def race_networks(
+    models: Sequence[nn.Module], inputs: Any, *, threads: int | None = None, clock: Clock | None = None, **how: Any
+) -> Race:
+    """Time networks against the first of them, as `stopwatch.race` does.
+
+    Args:
+        models: Run in eval mode; their buffers are left as they were.
+        inputs: As `tree.call` takes them, on the device of all of them.
+        threads: As in `profile`.
+        clock: What tells the time; None: that of the device.
+        how: As `stopwatch.race` takes them.
+    """
+    with threads_set(threads), ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
+            stack.enter_context(buffers_kept(model))
+        forwards = [partial(tree.call, model, inputs) for model in models]
+        return race(forwards, clock or clock_of(inputs), **how)
 
 
 def machine(model: nn.Module, example: Any, *, threads: int | None = None) -> str:
     """What the time of a network is measured on: device, threads, batch, dtype, version."""
+    facts = device_facts(model, example)
+    return (
+        f"{facts['device']}, {threads or facts['threads']} thread(s), batch 1, {facts['dtype']}, torch {facts['torch']}"
+    )
+
+
+def device_facts(model: nn.Module, example: Any) -> dict[str, object]:
+    """Everything that the time of a network depends on beside the network: plain JSON."""
     leaf = next(tree.leaves(example), None)
-    device = torch.cuda.get_device_name(leaf.device) if leaf is not None and leaf.is_cuda else _processor()
+    on_gpu = leaf is not None and leaf.is_cuda
+    told = {} if on_gpu else _cpuinfo()
     dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), "float32")
-    return f"{device}, {threads or torch.get_num_threads()} thread(s), batch 1, {dtype}, torch {torch.__version__}"
+    return {
+        "device": torch.cuda.get_device_name(leaf.device) if on_gpu and leaf is not None else _processor(told),
+        # Virtual machines give many processors one name.
+        "kind": [told.get(name, "") for name in ("cpu family", "model", "stepping", "cache size")],
+        "capability": "" if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "torch": torch.__version__,
+    }
 
 
-def _processor() -> str:
+def _processor(told: Mapping[str, str]) -> str:
     """The processor's name where the system says it, else its architecture."""
+    return told.get("model name") or platform.machine()
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What the system says of its first processor; nothing where it says nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.machine()
-
-
-def _nothing() -> None:
-    """On the CPU a forward is over when it returns."""
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

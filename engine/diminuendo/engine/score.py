@@ -102,15 +102,70 @@ def divergence(reference: Tensor, outputs: Tensor) -> float:
     Raises:
         TaskError: The shapes differ.
     """
-    check_shapes(reference, outputs)
-    p, q = rows_of(reference).to(torch.float64), rows_of(outputs).to(torch.float64)
-    if p.shape[1] == 1:
-        kl = (q - p).square().mean() / (2 * variance(p))
-    else:
+    found = Divergence()
+    found.add(reference, outputs)
+    return found.value
+
+
+class Divergence:
+    """`divergence` of outputs that come in batches."""
+
+    def __init__(self) -> None:
+        """Of no samples yet."""
+        self._rows = 0
+        self._total = 0.0
+        self._seen: list[Tensor] = []
+
+    def add(self, reference: Tensor, outputs: Tensor) -> None:
+        """Take in a batch; see `divergence`."""
+        check_shapes(reference, outputs)
+        p, q = rows_of(reference).to(torch.float64), rows_of(outputs).to(torch.float64)
+        self._rows += len(p)
+        if p.shape[1] == 1:
+            self._seen.append(p)
+            self._total += float((q - p).square().sum())
+            return
         log_p, log_q = functional.log_softmax(p, dim=1), functional.log_softmax(q, dim=1)
         terms = torch.where(log_p == -math.inf, 0.0, log_p.exp() * (log_p - log_q))  # a class that is ruled out
-        kl = terms.sum(dim=1).mean()
-    return max(0.0, float(kl)) if math.isfinite(float(kl)) else float("nan")
+        self._total += float(terms.sum())
+
+    @property
+    def value(self) -> float:
+        """Nats per sample and position."""
+        kl = self._total / self._rows
+        if self._seen:
+            kl /= 2 * float(variance(torch.cat(self._seen)))
+        return max(0.0, kl) if math.isfinite(kl) else float("nan")
+
+
+class Varying:
+    """How much outputs vary over samples that come in batches, against a reference's.
+
+    By the variance of the softmax, or of the value where there is one column, at each position by itself.
+    """
+
+    def __init__(self) -> None:
+        """Of no samples yet."""
+        self._reference = 0.0
+        self._outputs = 0.0
+
+    def add(self, reference: Tensor, outputs: Tensor) -> None:
+        """Take in a batch."""
+        self._reference += self._summed(reference)
+        self._outputs += self._summed(outputs)
+
+    @staticmethod
+    def _summed(logits: Tensor) -> float:
+        rows = rows_of(logits).to(torch.float64)
+        values = rows if rows.shape[1] == 1 else rows.softmax(dim=1)
+        samples = values.reshape(len(logits), -1)
+        return float((samples - samples.mean(dim=0)).square().sum())
+
+    @property
+    def share(self) -> float:
+        """Of the reference's variance; 1 where that has none, or is not finite."""
+        share = self._outputs / self._reference if self._reference > 0 else 1.0
+        return share if math.isfinite(share) else 1.0
 
 
 def check_shapes(reference: Tensor, outputs: Tensor) -> None:
