@@ -25,6 +25,8 @@ from diminuendo.engine.surgery import build, load_factors
 from diminuendo.engine.survey.discover import Discovery, discover
 from diminuendo.engine.survey.factors import factor
 from diminuendo.engine.survey.moments import collect
+from diminuendo.engine.survey.partial import Ending
+from diminuendo.engine.survey.trial import tensors_of
 
 TABLE = (*layers.ENTRIES, *weights.ENTRIES, *computed.ENTRIES, *flows.ENTRIES, *networks.ENTRIES, *hub.ENTRIES)
 
@@ -48,17 +50,17 @@ class Surveyed:
 
 
 def survey(model: nn.Module, inputs: Any) -> Surveyed:
-    """The network's layers, and of each its factors in its first and its last format."""
+    """The network's layers, and of each its factors in its first and its last format, and at rank 0."""
     found = discover(model, inputs)
     moments = collect(model, found.layers, inputs, 2)
-    chosen = {spec.name: formats(spec) for spec in found.layers}
+    chosen = {spec.name: [*formats(spec), "zero"] for spec in found.layers}
     made = {spec.name: factor(model, spec, moments[spec.name], chosen[spec.name]) for spec in found.layers}
     return Surveyed(model, inputs, found, made)
 
 
 def formats(spec: LayerSpec) -> list[str]:
     """First and last of those that have a form of the layer which pays."""
-    names = [name for name, form in FORMATS.items() if form.supports(spec) and form.pays(spec)]
+    names = [name for name, form in FORMATS.items() if form.exact and form.supports(spec) and form.pays(spec)]
     return [names[0], names[-1]]
 
 
@@ -143,10 +145,11 @@ def check_cost(surveyed: Surveyed, plan: Plan, candidate: nn.Module, *, macs: bo
 
 
 def check_low_ranks(entry: Entry, surveyed: Surveyed) -> None:
-    """At rank 1: smaller, counted as built, whole after a round trip, and trainable."""
+    """At ranks 1 and 0: smaller, counted as built, whole after a round trip, and at rank 1 trainable."""
     params = profile(copied(unwrapped(surveyed.model)), surveyed.inputs, time=False).params
-    for place in (0, -1):
-        forms = {spec.name: FORMATS[formats(spec)[place]] for spec in surveyed.found.layers}
+    for place in (0, -1, None):
+        names = {spec.name: "zero" if place is None else formats(spec)[place] for spec in surveyed.found.layers}
+        forms = {name: FORMATS[form] for name, form in names.items()}
         plan = Plan.of(
             {
                 spec.name: Choice(forms[spec.name].name, (1,) * len(forms[spec.name].max_ranks(spec)))
@@ -164,7 +167,24 @@ def check_low_ranks(entry: Entry, surveyed: Surveyed) -> None:
         given, expected = (outputs(copied(each), surveyed.inputs) for each in (again, candidate))
         for one, other in zip(given, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0.0, atol=0.0, equal_nan=True)
-        check_backward(surveyed, candidate)
+        if place is not None:
+            check_backward(surveyed, candidate)
+
+
+def check_endings(entry: Entry, surveyed: Surveyed) -> None:
+    """From a changed layer on the network gives what it gives as a whole; where it is random, that is noticed."""
+    layers = surveyed.found.layers
+    for spec in {layers[i].name: layers[i] for i in (0, len(layers) // 2, -1)}.values() if layers else ():
+        form = FORMATS[formats(spec)[0]]
+        plan = Plan.of({spec.name: Choice(form.name, (1,) * len(form.max_ranks(spec)))})
+        network = made(surveyed, plan).eval()
+        ending = Ending(network, network.get_submodule(spec.name))
+        tried = ending.tried([tree.take(surveyed.inputs, slice(start, start + 2)) for start in (0, 2)])
+        assert (tried is None) is entry.random
+        if tried is not None:
+            kept = ending.keep(surveyed.inputs)
+            for one, other in zip(tensors_of(ending.run(kept)), tensors_of(ending.whole(surveyed.inputs)), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def check_backward(surveyed: Surveyed, candidate: nn.Module) -> None:
@@ -216,6 +236,7 @@ def test_any_module(entry: Entry) -> None:
         check_what_is_found(entry, surveyed.found)
         check_full_ranks(entry, surveyed)
         check_low_ranks(entry, surveyed)
+        check_endings(entry, surveyed)
         assert state_of(model) == before
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.engine import tasks
 from torch import Tensor, nn
 
-from diminuendo.engine import Metric, Task, weights
+from diminuendo.engine import Metric, Recipe, Task, weights, zoo
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.plan import DENSE, Plan
 from diminuendo.engine.search.space import Space
@@ -19,6 +19,7 @@ from diminuendo.engine.search.work import (
     Evaluated,
     Judge,
     Judged,
+    Numerics,
     Prepare,
     Prepared,
     Surveyed,
@@ -51,7 +52,14 @@ class Bench:
         self.prepared = answer
         self.dense = tuple((spec.name, DENSE) for spec, _ in answer.layers)
 
-    def evaluate(self, parent: Tuned | None = None, *, epochs: int = 1, rate: float = 1.0) -> Evaluated:
+    def evaluate(
+        self,
+        parent: Tuned | None = None,
+        *,
+        epochs: float = 1.0,
+        rate: float = 1.0,
+        numerics: Numerics | None = None,
+    ) -> Evaluated:
         question = Evaluate(
             SOURCE,
             self.prepared.task,
@@ -63,6 +71,7 @@ class Bench:
             tuning_seed=3,
             seed=0,
             threads=1,
+            numerics=numerics or self.prepared.numerics,
         )
         answer = self.worker.run(Work(1, question, "dense"))
         assert isinstance(answer, Evaluated)
@@ -178,9 +187,27 @@ def test_a_metric_that_is_not_finite_for_a_candidate_alone_loses_it(tmp_path: Pa
     ],
 )
 def test_what_is_wrong_with_a_task_is_said(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    bench = Bench(dataclasses.replace(tasks.two_inputs(), **changes), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UserCodeError, match=message):
-        bench.evaluate()
+        Bench(dataclasses.replace(tasks.two_inputs(), **changes), tmp_path).evaluate()  # type: ignore[arg-type]
+
+
+def test_what_raises_in_a_step_of_tuning_raises_before_the_survey(tmp_path: Path) -> None:
+    with pytest.raises(UserCodeError, match=r"^optimizer: 1 of its parameters"):
+        Bench(dataclasses.replace(tasks.two_inputs(), optimizer=of_another), tmp_path)
+
+
+def of_another(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+
+
+@pytest.mark.parametrize("numerics", [Numerics(channels_last=False), Numerics(bf16=True)])
+def test_a_candidate_is_tuned_as_the_question_says_and_scored_in_float32(numerics: Numerics, tmp_path: Path) -> None:
+    task = dataclasses.replace(zoo.task("digits"), recipe=Recipe(batch_size=256))
+    bench = Bench(task, tmp_path)
+    found, plain = bench.evaluate(numerics=numerics, epochs=0.25), bench.evaluate(epochs=0.25)
+    assert found.weights != plain.weights
+    assert found.divergence == pytest.approx(plain.divergence, abs=1e-2)
+    assert bench.evaluate(numerics=numerics, epochs=0).weights == bench.evaluate(epochs=0).weights
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diminuendo.engine.formats import Factors, get
 from diminuendo.engine.plan import DENSE, Choice, Plan, PlanError
 from diminuendo.engine.profile import profile
-from diminuendo.engine.surgery import batchnorm_in_closed_form, build, load_factors, reestimate_batchnorm, warm_start
+from diminuendo.engine.surgery import build, load_factors, reestimate_batchnorm, warm_start
 from diminuendo.engine.survey import factors
 from diminuendo.engine.survey.discover import discover
 from diminuendo.engine.survey.moments import collect
@@ -258,32 +258,3 @@ def test_without_batchnorm_no_forward_is_run() -> None:
             raise RuntimeError("a forward was run")
 
     reestimate_batchnorm(Silent(2, 2), torch.zeros(4, 2), 2)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_batchnorm_in_closed_form_is_what_the_samples_say(bias: bool, groups: int) -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(4, 8, 3, padding=1, stride=2, bias=bias, groups=groups)
-    model, inputs = nn.Sequential(layer, nn.BatchNorm2d(8), nn.ReLU()).double().eval(), images(50).double()
-    inputs = torch.cat([inputs, inputs.roll(1, 0) ** 2], dim=1)
-    (spec,) = discover(model, inputs).layers
-    made = factors.factor(model, spec, collect(model, [spec], inputs)["0"], ("svd",))
-    for rank in (1, 3, get("svd").max_ranks(spec)[0]):
-        plan = Plan.of({"0": Choice("svd", (rank,))})
-        built = build(model, plan)
-        load_factors(built, model, plan, {"0": made["svd"]})
-        assert batchnorm_in_closed_form(built, plan, {"0": made["svd"]}, {"0": "1"}) == {"1"}
-        rows = built.get_submodule("0")(inputs).detach().movedim(1, 0).flatten(1)
-        torch.testing.assert_close(built.get_buffer("1.running_mean"), rows.mean(dim=1))
-        torch.testing.assert_close(built.get_buffer("1.running_var"), rows.var(dim=1, correction=0))
-
-
-def test_no_closed_form_where_the_factors_do_not_tell_the_statistics(
-    made: dict[str, dict[str, dict[str, Tensor]]],
-) -> None:
-    plan = Plan.of({"conv2": Choice("tucker2", (4, 6))})
-    built = candidate(made, plan)
-    before = fingerprint(built)
-    assert batchnorm_in_closed_form(built, plan, chosen(made, plan), {"conv2": "bn2"}) == set()
-    assert fingerprint(built) == before

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +13,10 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.engine.tasks import held
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import ConstantLR
 
 from diminuendo.engine import tree, weights
 from diminuendo.engine.score import NotFiniteError
@@ -49,10 +56,10 @@ def test_the_halves_are_apart_and_stratified() -> None:
     bench = Workbench(task(), 0)
     first, second = bench.halves
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(41))
-    counts = [torch.bincount(half.targets, minlength=4) for half in (bench.search_half, bench.sealed_half)]
+    counts = [torch.bincount(held(half).targets, minlength=4) for half in (bench.search_half, bench.sealed_half)]
     assert bool(((counts[0] - counts[1]).abs() <= 1).all())
-    inputs = bench.task.evaluation.inputs
-    assert torch.equal(bench.search_half.inputs["rest"]["right"], inputs["rest"]["right"][first])
+    inputs = held(bench.task.evaluation).inputs
+    assert torch.equal(held(bench.search_half).inputs["rest"]["right"], inputs["rest"]["right"][first])
 
 
 def test_targets_that_are_no_classes_are_split_too() -> None:
@@ -63,7 +70,7 @@ def test_targets_that_are_no_classes_are_split_too() -> None:
 
 def test_what_was_measured_is_what_a_loop_would_give() -> None:
     bench = Workbench(task(), 0)
-    half = bench.search_half
+    half = held(bench.search_half)
     logits = bench.task.model(**half.inputs)["logits"].detach()
     hits = 100.0 * (logits.argmax(dim=1) == half.targets).to(torch.float64)
     torch.testing.assert_close(bench.reference, logits)
@@ -100,21 +107,15 @@ def test_classes_may_be_ruled_out() -> None:
     assert 0.0 <= Workbench(task(logits=masked), 0).baseline <= 100.0
 
 
-def parts(bench: Workbench) -> tuple[Any, Any, Any]:
-    """Inputs for BatchNorm statistics, others for the divergence, and the original's logits on those."""
-    return bench.calibration.bn_inputs, bench.calibration.inputs, bench.calibration.reference
-
-
 def test_calibration_and_training_inputs_are_nested_as_the_data_is() -> None:
     bench = Workbench(task(), 0)
-    statistics, held_out, logits = parts(bench)
-    assert (tree.count(statistics), tree.count(held_out)) == (15, 16)
-    torch.testing.assert_close(logits, bench.model(**held_out)["logits"].detach())
-    both = torch.cat([statistics["left"], held_out["left"]])
-    assert sorted(both[:, 0].tolist()) == sorted(bench.train.inputs["left"][:, 0].tolist())
+    found = bench.calibration.inputs
+    assert tree.count(found) == len(bench.train)
+    assert sorted(found["left"][:, 0].tolist()) == sorted(held(bench.train).inputs["left"][:, 0].tolist())
+    outputs = bench.model(**found)
+    assert bench.calibration.logits(outputs) is outputs["logits"]
     assert tree.count(bench.training_inputs(7)) == 7
-    one = Workbench(task(train=samples(1, 1)), 0)
-    assert [tree.count(value) for value in parts(one)] == [1, 1, 1]
+    assert tree.count(Workbench(task(train=samples(1, 1)), 0).calibration.inputs) == 1
 
 
 def test_the_networks_copy_is_its_own_and_unwrapped() -> None:
@@ -160,14 +161,63 @@ def test_the_digest_is_of_all_that_outcomes_depend_on() -> None:
     digests = {
         "same": Workbench(task(), 0).digest,
         "weight": Workbench(changed(lambda t: cast(TwoInputs, t.model).right.bias.add_(1)), 0).digest,
-        "train": Workbench(changed(lambda t: t.train.inputs["rest"]["right"].add_(1)), 0).digest,
-        "target": Workbench(changed(lambda t: t.evaluation.targets.add_(1)), 0).digest,
-        "words": Workbench(changed(lambda t: t.train.inputs["rest"].update(words="others")), 0).digest,
+        "train": Workbench(changed(lambda t: held(t.train).inputs["rest"]["right"].add_(1)), 0).digest,
+        "target": Workbench(changed(lambda t: held(t.evaluation).targets.add_(1)), 0).digest,
+        "words": Workbench(changed(lambda t: held(t.train).inputs["rest"].update(words="others")), 0).digest,
         "seed": Workbench(task(), 1).digest,
         "metric": Workbench(task(metric=dataclasses.replace(TOP1, name="other")), 0).digest,
     }
     assert len(set(digests.values())) == len(digests)
     assert Workbench(task(), 0).digest == digests["same"]
+
+
+def scaled(factor: float) -> Callable[[Any, Tensor], Tensor]:
+    def loss(outputs: dict[str, Any], targets: Tensor) -> Tensor:
+        return factor * outputs["logits"].sum()  # type: ignore[no-any-return]
+
+    return loss
+
+
+def test_the_digest_is_of_the_owners_functions_as_far_as_they_can_be_told() -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "none": {},
+        "loss": {"loss": scaled(1.0)},
+        "closure": {"loss": scaled(2.0)},
+        "partial": {"loss": functools.partial(functional.cross_entropy, label_smoothing=0.1)},
+        "other partial": {"loss": functools.partial(functional.cross_entropy, label_smoothing=0.2)},
+        "object": {"loss": nn.CrossEntropyLoss()},
+        "other object": {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
+        "augment": {"augment": lambda inputs, generator: inputs},
+        "optimizer": {"optimizer": lambda parameters: torch.optim.SGD(parameters, 0.1)},
+        "other optimizer": {"optimizer": lambda parameters: torch.optim.SGD(parameters, 0.2)},
+        "scheduler": {"scheduler": lambda optimizer, steps: ConstantLR(optimizer)},
+        "forward": {"forward": lambda network, inputs: network(**inputs)},
+        "metric": {"metric": Metric("top1", lambda outputs, targets: outputs["logits"][:, 0])},
+        "set": {"loss": lambda outputs, targets: targets in {"a", "b", "c"}},
+    }
+    digests = {name: Workbench(task(**change), 0).digest for name, change in changes.items()}
+    assert len(set(digests.values())) == len(digests)
+    assert Workbench(task(loss=scaled(1.0)), 0).digest == digests["loss"]
+
+
+FUNCTIONS = """
+from torch import nn
+from diminuendo.engine.digest import Digest
+digest = Digest("")
+digest.add_code("loss", lambda outputs, kind=nn.CrossEntropyLoss(): outputs if "x" in {"a", "b", "c", "d"} else kind)
+digest.add_code("forward", print)
+found = digest.hexdigest()
+"""
+
+
+def test_the_digest_of_functions_is_the_same_in_every_process() -> None:
+    """Sets of strings are in another order where hashes have another seed, and objects at other addresses."""
+    names = {"__name__": "__main__"}
+    exec(FUNCTIONS, names)
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FUNCTIONS + "print(found)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == names["found"]
 
 
 def test_the_digest_tells_where_a_tensor_is() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +19,8 @@ from diminuendo.engine.formats import Moments
 from diminuendo.engine.formats.layers import kernel_of
 from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.plan import LayerSpec, Plan
-from diminuendo.engine.profile import Profile, profile
+from diminuendo.engine.precision import lay_out
+from diminuendo.engine.profile import Profile, machine, profile, race_networks
 from diminuendo.engine.score import NotFiniteError, divergence, verdict
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
@@ -28,6 +28,7 @@ from diminuendo.engine.search.work import (
     Evaluated,
     Judge,
     Judged,
+    LayerTime,
     Option,
     Prepare,
     Prepared,
@@ -38,9 +39,9 @@ from diminuendo.engine.search.work import (
     Work,
 )
 from diminuendo.engine.store import ArtifactStore
-from diminuendo.engine.survey import calibrate, factors, moments
+from diminuendo.engine.survey import calibrate, factors, flow, moments
 from diminuendo.engine.task import Task, TaskError
-from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, fast, resolve, user_code
+from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, resolve, user_code
 
 __all__ = ["UserCodeError", "Worker"]
 
@@ -114,22 +115,34 @@ class Worker:
         with user_code("the network's forward"):
             found = bench.discovery
             figures = profile(bench.model, bench.example, time=False)
+        baseline = bench.baseline
+        with user_code("fine-tuning"):
+            pace = bench.pace
+        with user_code("the network's forward"):
             seen = moments.collect(bench.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
+            wiring = flow.wiring_of(bench.model, [spec.name for spec in found.layers], bench.example)
         costs = {layer.name: Cost(layer.params, layer.macs) for layer in figures.layers}
         layers = tuple((spec, _dense_cost(spec, costs[spec.name], bench.model)) for spec in found.layers)
         return Prepared(
             task=bench.digest,
             metric=task.metric.name,
             higher_is_better=task.metric.higher_is_better,
-            baseline=bench.baseline,
+            baseline=baseline,
             search_samples=len(bench.search_half),
             sealed_samples=len(bench.sealed_half),
-            train_samples=len(task.train),
+            train_samples=len(bench.train),
             total=figures.cost,
             layers=layers,
             left_dense=found.left_dense,
             moments=self._store.put(save_tensors(moments.to_tensors(seen))),
             seconds=time.perf_counter() - start,
+            own=bench.recipe.own,
+            epoch_s=pace.step_s * len(bench.train) / bench.recipe.batch_size,
+            numerics=pace.numerics,
+            labels=bench.labels(MOMENT_SAMPLES),
+            hits=bool(((bench.values == 0.0) | (bench.values == 100.0)).all()),
+            deviation=float(bench.values.std(correction=0)),
+            wiring=wiring,
         )
 
     def _survey(self, bench: Workbench, question: SurveyLayer, start: float) -> Surveyed:
@@ -145,8 +158,12 @@ class Worker:
             options, measured = bench.calibration.options(
                 spec, made, points=question.points, multiple=question.multiple
             )
+        timed: LayerTime | None = None
+        if measure and question.latency:
+            with user_code("the network's forward"):
+                options, timed = bench.timetable.timed(spec, made, options)
         stored = tuple((name, self._store.put(factors.to_bytes(tensors))) for name, tensors in made.items())
-        return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start)
+        return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start, timed)
 
     # --- candidates ----------------------------------------------------------------------------------------
 
@@ -157,16 +174,24 @@ class Worker:
         statistics = bench.training_inputs(BATCHNORM_SAMPLES)
         if question.parent is None or question.choices != question.parent.choices:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
+        recipe = bench.recipe if bench.recipe.own is not None else replace(bench.recipe, own=question.own)
         with user_code("fine-tuning"):
+            if not question.numerics.channels_last:
+                lay_out(model, channels_last=False)
             tuning = finetune(
                 model,
                 bench.teacher,
                 task.loss_of,
-                task.recipe,
+                recipe,
                 epochs=question.epochs,
                 rate=question.rate,
                 seed=question.tuning_seed,
+                start=question.start,
+                optimizer=task.optimizer,
+                scheduler=task.scheduler,
+                bf16=question.numerics.bf16,
             )
+            bench.fast(model)
         if tuning.samples and not tuning.diverged:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
         lost = Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
@@ -188,7 +213,7 @@ class Worker:
         plan = Plan(question.choices)
         if question.parent is not None and question.parent.choices == question.choices:
             return self._tuned(bench, question.parent)
-        candidate = fast(surgery.build(bench.model, plan), bench.train.inputs)
+        candidate = bench.fast(surgery.build(bench.model, plan))
         made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
         if question.parent is None:
             surgery.load_factors(candidate, bench.model, plan, made)
@@ -200,7 +225,7 @@ class Worker:
 
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:
         """A candidate with its tuned weights."""
-        model = fast(surgery.build(bench.model, Plan(tuned.choices)), bench.train.inputs)
+        model = bench.fast(surgery.build(bench.model, Plan(tuned.choices)))
         weights.load_into(model, self._cache.tensors(tuned.weights))
         return model.eval()
 
@@ -216,14 +241,21 @@ class Worker:
         original = scores(bench.model)
         verdicts = tuple(verdict(task.metric, original, scores(model)) for model in finalists)
         control = verdict(task.metric, original, scores(self._tuned(bench, question.control)))
+        networks = [bench.model, *finalists]
+        with user_code("the network's forward"):
+            figures = [profile(model, bench.example, time=False) for model in networks]
+            times = race_networks(networks, bench.example)
+        summaries = [_summary(own, bench, ms) for own, ms in zip(figures, times.ms, strict=True)]
         return Judged(
             original=float(original.mean()),
             finalists=verdicts,
             control=control,
-            original_profile=_summary(profile(bench.model, bench.example), bench),
-            profiles=tuple(_summary(profile(model, bench.example), bench) for model in finalists),
-            machine=_machine(bench.model),
+            original_profile=summaries[0],
+            profiles=tuple(summaries[1:]),
+            machine=machine(bench.model, bench.example),
             seconds=time.perf_counter() - start,
+            time_ratios=times.ratios[1:],
+            time_spread=times.spread,
         )
 
 
@@ -237,7 +269,7 @@ def _dense_cost(spec: LayerSpec, counted: Cost, model: nn.Module) -> Cost:
     return replace(counted, size_bytes=item_bytes * counted.params, elements=spec.out_channels * spec.positions)
 
 
-def _summary(figures: Profile, bench: Workbench) -> ProfileSummary:
+def _summary(figures: Profile, bench: Workbench, time_ms: float) -> ProfileSummary:
     """A profile with the parts of factored layers added up under the original layers' names."""
     found = bench.discovery
     names = [spec.name for spec in found.layers] + [name for name, _ in found.left_dense]
@@ -251,14 +283,6 @@ def _summary(figures: Profile, bench: Workbench) -> ProfileSummary:
         macs=figures.macs,
         size_mb=figures.size_mb,
         memory_mb=figures.memory_mb,
-        time_ms=figures.time_ms or 0.0,
+        time_ms=time_ms,
         cost_by_layer=tuple(totals.items()),
     )
-
-
-def _machine(model: nn.Module) -> str:
-    """What the times of a profile were measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()})
-    threads = f"{torch.get_num_threads()} thread(s)"
-    return f"{device}, {threads}, batch 1, {' and '.join(kinds) or 'no weights'}, torch {torch.__version__}"

@@ -11,7 +11,7 @@ from typing import Literal
 
 PLAN_VERSION = 1
 
-FORMAT_NAMES = ("svd", "svd_input", "spatial", "tucker2", "cp", "tt")
+FORMAT_NAMES = ("svd", "svd_input", "spatial", "tucker2", "cp", "tt", "zero")
 """Forms that a layer can take beside dense, for those who must not import torch."""
 
 
@@ -96,6 +96,7 @@ class Choice:
 
 
 DENSE = Choice()
+ZERO = Choice("zero")
 
 
 @dataclass(frozen=True, slots=True)

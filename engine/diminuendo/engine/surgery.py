@@ -151,38 +151,6 @@ def _changed_layer(
 
 
 @torch.no_grad()
-def batchnorm_in_closed_form(
-    candidate: nn.Module, plan: Plan, factors: Mapping[str, Factors], followers: Mapping[str, str]
-) -> set[str]:
-    """Set the statistics of BatchNorms right after replaced layers, where their factors tell them.
-
-    Exact on the samples that the moments were taken from, as long as nothing before the layer was changed.
-
-    Args:
-        candidate: Changed in place.
-        plan: As it was built.
-        factors: By layer, in the format that the plan chooses.
-        followers: The BatchNorm after a layer, by the layer's name.
-
-    Returns:
-        Names of the BatchNorms that were set.
-    """
-    done = set()
-    for name, choice in plan.items():
-        if choice == DENSE or name not in followers:
-            continue
-        found = get(choice.format).output_statistics(_factors_of(factors, name, choice), choice.ranks)
-        norm = candidate.get_submodule(followers[name])
-        if found is None or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            continue
-        if norm.running_mean is not None and norm.running_var is not None:
-            norm.running_mean.copy_(found[0])
-            norm.running_var.copy_(found[1])
-            done.add(followers[name])
-    return done
-
-
-@torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, inputs: Any, batch_size: int) -> None:
     """Take BatchNorm's running statistics anew: the mean over batches of these inputs.
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from diminuendo.engine import tree, weights, zoo
 from diminuendo.engine.counting import buffers_kept
+from diminuendo.engine.data import Indexed, Stream
 from diminuendo.engine.digest import Digest
+from diminuendo.engine.gather import evaluation, training
+from diminuendo.engine.labels import labels_of
+from diminuendo.engine.latency import LatencyCache, Timetable, default_folder
 from diminuendo.engine.modules import (
     CopyError,
     UninitializedError,
@@ -23,49 +27,37 @@ from diminuendo.engine.modules import (
     copied,
     evaluating,
     unwrapped,
+    with_forward,
 )
-from diminuendo.engine.score import BATCH, NotFiniteError, outputs_of, scores_of
+from diminuendo.engine.original import Lesson
+from diminuendo.engine.precision import is_image, lay_out
+from diminuendo.engine.score import BATCH, NotFiniteError, scores_of
 from diminuendo.engine.search.rng import keyed
+from diminuendo.engine.search.work import Labels
 from diminuendo.engine.store import ArtifactStore
+from diminuendo.engine.streaming import StreamTeacher
 from diminuendo.engine.survey.calibrate import Calibration
 from diminuendo.engine.survey.discover import Discovery, discover
-from diminuendo.engine.task import Samples, Task, TaskError
+from diminuendo.engine.task import Recipe, Samples, Task, TaskError, top1_score
 from diminuendo.engine.teacher import Teacher
+from diminuendo.engine.tryout import Pace, fastest, ways
+from diminuendo.engine.usercode import UserCodeError, user_code
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
+
+__all__ = ["Cache", "UserCodeError", "Workbench", "fast", "resolve", "user_code"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Where everything is computed; Ray shows an evaluator only the GPU that it was given."""
 
 LEAST_EVALUATION_SAMPLES = 20
-CALIBRATION_SAMPLES = 500
-"""Training samples for each of the calibration's two parts."""
+EXAMPLES = 16
+"""Evaluation samples on which it is seen what the network is made of."""
+
+CALIBRATION_SAMPLES = 128
+"""Training samples on which the calibration measures."""
 
 CACHED_BYTES = 512 * 2**20
 """Most memory for tensors read from the store."""
-
-
-class UserCodeError(Exception):
-    """Raised by a worker when the owner's code raised; never retried.
-
-    Attributes:
-        traceback_text: The owner's traceback.
-    """
-
-    def __init__(self, message: str, traceback_text: str) -> None:
-        """What was called, and what it raised."""
-        super().__init__(message)
-        self.traceback_text = traceback_text
-
-
-@contextmanager
-def user_code(what: str) -> Iterator[None]:
-    """Turn what the owner's code raises into UserCodeError; memory errors and what names its remedy pass through."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError, UserCodeError, TaskError):
-        raise
-    except Exception as error:
-        raise UserCodeError(f"{what}: {type(error).__name__}: {error}", traceback.format_exc()) from error
 
 
 def fast(model: nn.Module, inputs: Any) -> nn.Module:
@@ -73,10 +65,8 @@ def fast(model: nn.Module, inputs: Any) -> nn.Module:
 
     Convolutions and BatchNorm are faster that way on CPUs and GPUs alike: 1.5 times for a whole step of tuning.
     """
-    if isinstance(inputs, Tensor) and inputs.dim() == 4:
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.dim() == 4 and tensor.layout == torch.strided:
-                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    if is_image(inputs):
+        lay_out(model, channels_last=True)
     return model
 
 
@@ -124,61 +114,80 @@ class Workbench:
     Attributes:
         seed: Of the split of the evaluation data.
         model: The original, in eval mode; a copy of the owner's.
-        train: Training samples, on the model's device.
-        evaluation: Evaluation samples, on the model's device.
+        train: Training samples, on the model's device, or what puts them there.
+        evaluation: Evaluation samples, likewise.
     """
 
     task: Task
     seed: int
     model: nn.Module = field(init=False, repr=False)
-    train: Samples = field(init=False, repr=False)
-    evaluation: Samples = field(init=False, repr=False)
+    train: Samples | Stream = field(init=False, repr=False)
+    evaluation: Samples | Indexed = field(init=False, repr=False)
+    _read: tuple[int, Samples] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the task and take a copy of its network, in eval mode and in the layout that tunes fastest."""
-        if len(self.task.evaluation) < LEAST_EVALUATION_SAMPLES:
+        """Check the task, read its data, and take a copy of its network, laid out as it tunes fastest."""
+        found = evaluation(self.task.evaluation)
+        if len(found) < LEAST_EVALUATION_SAMPLES:
             raise TaskError(
-                f"evaluation: {len(self.task.evaluation)} samples cannot be split into a search and a sealed half; "
+                f"evaluation: {len(found)} samples cannot be split into a search and a sealed half; "
                 f"bring at least {LEAST_EVALUATION_SAMPLES} that the network was not trained on"
             )
-        if not len(self.task.train):
+        train = training(self.task.train, self.task.recipe.batch_size)
+        if not len(train):
             raise TaskError("train: there are no training samples; fine-tuning and the survey need some")
         with user_code("copying the network"):
             self.model = self._copy().to(DEVICE)
-        self.train, self.evaluation = self.task.train.to(DEVICE), self.task.evaluation.to(DEVICE)
+        self.train, self.evaluation = train.to(DEVICE), found.to(DEVICE)
+        self.fast(self.model)
 
     def _copy(self) -> nn.Module:
-        """The owner's network without what is around it, in eval mode and in the layout that tunes fastest."""
+        """The owner's network without what is around it, in eval mode, and run as its owner says."""
         try:
             inner = unwrapped(self.task.model)
             check_initialized(inner)
-            return fast(copied(inner).eval(), self.task.train.inputs)
+            return with_forward(copied(inner).eval(), self.task.forward)
         except (UninitializedError, CopyError) as error:
             raise TaskError(f"model: {error}") from error
+
+    def fast(self, model: nn.Module) -> nn.Module:
+        """The network, laid out as it computes fastest on this data."""
+        return fast(model, self.example)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The task's, with the batches of its loader."""
+        size = self.task.train.batch_size if isinstance(self.task.train, DataLoader) else None
+        return self.task.recipe if size is None else replace(self.task.recipe, batch_size=size)
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Indices of the search and of the sealed half: a random split, stratified where targets are classes."""
-        targets = self.evaluation.targets
+        classes = self.evaluation.classes
         order = torch.from_numpy(keyed(self.seed, "split").permutation(len(self.evaluation)))
-        if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.dtype.is_floating_point:
-            order = order[torch.argsort(targets.cpu()[order], stable=True)]
+        if classes is not None:
+            order = order[torch.argsort(classes.cpu()[order], stable=True)]
         return order[0::2].sort().values, order[1::2].sort().values
 
     @cached_property
-    def search_half(self) -> Samples:
+    def search_half(self) -> Samples | Indexed:
         """The samples that steer the search."""
         return self.evaluation.take(self.halves[0])
 
     @cached_property
-    def sealed_half(self) -> Samples:
+    def sealed_half(self) -> Samples | Indexed:
         """The samples that only the certificate sees."""
         return self.evaluation.take(self.halves[1])
+
+    @cached_property
+    def examples(self) -> Any:
+        """Inputs of a few samples of the search half."""
+        return self.search_half.head(EXAMPLES).inputs
 
     @property
     def example(self) -> Any:
         """Inputs of one sample."""
-        return tree.take(self.search_half.inputs, slice(0, 1))
+        return tree.take(self.examples, slice(0, 1))
 
     @cached_property
     def _original(self) -> tuple[Tensor, Tensor]:
@@ -190,11 +199,22 @@ class Workbench:
         return self._original[1]
 
     @property
+    def values(self) -> Tensor:
+        """(N,) metric of the original on each sample of the search half."""
+        return self._original[0]
+
+    @property
     def baseline(self) -> float:
         """The original's metric on the search half."""
-        return float(self._original[0].mean())
+        return float(self.values.mean())
 
-    def measure(self, model: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    def labels(self, count: int) -> Labels | None:
+        """Classes of the data; of streamed training data those of so many samples. None where targets are none."""
+        train = self.train.classes if isinstance(self.train, Samples) else self._some(count).classes
+        top1 = self.task.metric.score is top1_score
+        return labels_of(train, self.search_half.classes, self.sealed_half.classes, self.reference, top1=top1)
+
+    def measure(self, model: nn.Module, samples: Samples | Indexed) -> tuple[Tensor, Tensor]:
         """The metric of each sample, (N,) float64, and the logits of all.
 
         Raises:
@@ -203,8 +223,14 @@ class Workbench:
         """
         scores: list[Tensor] = []
         logits: list[Tensor] = []
-        with user_code("the network's forward"), evaluating(model), buffers_kept(model), torch.no_grad():
-            for batch in samples.batches(BATCH):
+        with (
+            user_code("the network's forward"),
+            evaluating(model),
+            buffers_kept(model),
+            torch.no_grad(),
+            closing(samples.batches(BATCH)) as batches,
+        ):
+            for batch in batches:
                 outputs = tree.call(model, batch.inputs)
                 logits.append(self._logits(outputs))
                 with user_code(f"metric {self.task.metric.name!r}"):
@@ -221,36 +247,58 @@ class Workbench:
     @cached_property
     def discovery(self) -> Discovery:
         """Layers that can be compressed, and why others cannot."""
-        return discover(self.model, self.search_half.inputs)
+        return discover(self.model, self.examples)
 
     @cached_property
     def calibration(self) -> Calibration:
-        """On training inputs for BatchNorm statistics, and others for the divergence."""
-        inputs = self.training_inputs(2 * CALIBRATION_SAMPLES)
-        half = tree.count(inputs) // 2
-        statistics = tree.take(inputs, slice(0, max(1, half)))
-        held_out = tree.take(inputs, slice(half, None))  # of one sample both are that
-        logits = self.task.logits
-        return Calibration(self.model, held_out, outputs_of(self.model, held_out, part=logits), statistics, logits)
+        """On training inputs."""
+        return Calibration(self.model, self.training_inputs(CALIBRATION_SAMPLES), self.task.logits)
 
     @cached_property
-    def teacher(self) -> Teacher:
+    def timetable(self) -> Timetable:
+        """Times of the network and of forms of its layers; what was timed before on this device is known."""
+        names = [spec.name for spec in self.discovery.layers]
+        cache = LatencyCache(default_folder())
+        return Timetable(self.model, names, self.example, self.fast, cache=cache)
+
+    @cached_property
+    def teacher(self) -> Teacher | StreamTeacher:
         """The original's logits on training batches."""
-        return Teacher(self.model, self.train, self.task.augment, self.seed, self.task.logits)
+        task = self.task
+        if isinstance(self.train, Stream):
+            return StreamTeacher(self.model, self.train, task.augment, task.logits)
+        return Teacher(self.model, self.train, task.augment, self.seed, task.logits)
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How tuning is fastest here, from a few steps of it on the original."""
+        some = self._some(min(max(2, self.recipe.batch_size), len(self.train)))
+        lesson = Lesson(some.inputs, some.targets, self.teacher.on(some.inputs))
+        return fastest(self.model, replace(self.task, recipe=self.recipe), lesson, ways(self.model, self.example))
 
     def training_inputs(self, count: int) -> Any:
-        """(min(count, N), ...) training inputs, a fixed random choice."""
+        """(min(count, N), ...) training inputs, a fixed random choice; of streamed data at most `PART_BYTES`."""
+        return self._some(count).inputs
+
+    def _some(self, count: int) -> Samples:
+        """Training samples, of which fewer are the first of more."""
         order = keyed(self.seed, "training inputs").permutation(len(self.train))
-        return tree.take(self.train.inputs, torch.from_numpy(order[:count]))
+        if isinstance(self.train, Samples):
+            return self.train.take(torch.from_numpy(order[:count]))
+        if self._read is None or self._read[0] < count:
+            self._read = count, self.train.some(order[:count].tolist())
+        return self._read[1].head(count)
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the network's weights, the data, the split, the metric and the recipe."""
-        metric = self.task.metric
-        digest = Digest(repr((self.task.source, metric.name, metric.higher_is_better, self.task.recipe, self.seed)))
+        """sha256 over the network's weights, the data, the split, the metric, the recipe and the owner's functions."""
+        task = self.task
+        digest = Digest(repr((task.source, task.metric.name, task.metric.higher_is_better, self.recipe, self.seed)))
         for name, value in self.model.state_dict().items():
             digest.add(name, value)
-        for name, samples in (("train", self.task.train), ("evaluation", self.task.evaluation)):
-            digest.add(f"{name}.inputs", samples.inputs)
-            digest.add(f"{name}.targets", samples.targets)
+        self.train.add_to(digest, "train")
+        self.evaluation.add_to(digest, "evaluation")
+        for name in ("loss", "augment", "logits", "optimizer", "scheduler", "forward"):
+            digest.add_code(name, getattr(task, name))
+        digest.add_code("metric", task.metric.score)
         return digest.hexdigest()

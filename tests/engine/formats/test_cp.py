@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 
 import pytest
 import tensorly
@@ -93,6 +91,47 @@ def test_on_white_noise_it_is_as_good_as_tensorlys_parafac(channels: tuple[int, 
         assert ours < 1.1 * best / float(kernel.square().sum())
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_alternations_are_those_of_tensorly(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.randn(9, 4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tensor /= tensor.norm()
+    output, kernel, inner = (part[:, :5] for part in rank_one.sliced(tensor))
+    monkeypatch.setattr(rank_one, "_LARGE", 0 if large else 1e7)
+    for count in (1, 7):
+        ours = rank_one.total(rank_one._alternate(tensor, (output, kernel, inner), count))
+        with tensorly.backend_context("pytorch", local_threadsafe=True):
+            start = tensor.new_ones(5), [output, kernel, inner]
+            theirs = parafac(tensor, 5, n_iter_max=count, init=start, tol=0, l2_reg=rank_one.RIDGE)
+            torch.testing.assert_close(ours, tensorly.cp_to_tensor(theirs), rtol=0.0, atol=1e-5 if large else 1e-12)
+
+
+def test_alternating_stops_where_it_gains_little_or_costs_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[int] = []
+    solve = torch.linalg.solve
+
+    def counting(*args: object, **options: object) -> Tensor:
+        solved.append(1)
+        return solve(*args, **options)  # type: ignore[no-any-return]
+
+    def sweeps(most: int, tolerance: float, work: float) -> int:
+        solved.clear()
+        monkeypatch.setattr(rank_one, "TOLERANCE", tolerance)
+        monkeypatch.setattr(rank_one, "WORK", work)
+        rank_one._alternate(tensor, start, most)
+        return len(solved) // 3
+
+    monkeypatch.setattr(torch.linalg, "solve", counting)
+    tensor = torch.randn(9, 4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tensor /= tensor.norm()
+    output, kernel, inner = (part[:, :5] for part in rank_one.sliced(tensor))
+    start = output, kernel, inner
+    assert sweeps(60, 0.0, 1e10) == 60
+    assert sweeps(60, 1.0, 1e10) == 2
+    assert sweeps(60, 0.0, 40 * tensor.numel() * 5) == 40
+    assert sweeps(60, 0.0, 0.0) == rank_one.ITERATIONS[0] == 15
+    assert sweeps(3, 0.0, 0.0) == 3
+
+
 def _plain(tensor: Tensor, rank: int, seed: int) -> object:
     return parafac(tensor, rank, n_iter_max=200, init="random", random_state=seed, tol=1e-9, l2_reg=1e-8)
 
@@ -116,7 +155,7 @@ def test_components_do_not_cancel_where_the_best_sum_does_not_exist(monkeypatch:
     def largest(parts: rank_one.Sum) -> float:
         return float(torch.stack([part.norm(dim=0) for part in parts]).prod(dim=0).max() / hard.norm())
 
-    parts = rank_one.fit(hard, 2)
+    parts = rank_one.fit(hard, 2, rank_one.sliced(hard))
     assert float((rank_one.total(parts) - hard).square().sum() / hard.square().sum()) < 0.01
     monkeypatch.setattr(rank_one, "TOLERANCE", 0)
     monkeypatch.setattr(rank_one, "ITERATIONS", range(4000, 4001))
@@ -209,19 +248,3 @@ def test_it_drops_less_than_svd_for_the_same_params() -> None:
         if fits:
             share = case.share(formed(CP, case, (rank,), factors))
             assert share < case.share(formed(SVD, case, fits[-1], others))
-
-
-def test_tensorly_is_not_loaded_before_something_is_fitted() -> None:
-    code = (
-        "import sys\n"
-        "from diminuendo.engine.formats import FORMATS\n"
-        "assert 'cp' in FORMATS\n"
-        "sys.exit('tensorly' in sys.modules)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
-
-
-def test_the_callers_tensorly_backend_is_left_alone() -> None:
-    before = tensorly.get_backend()
-    CP.factor(conv(6, 5).sides)
-    assert tensorly.get_backend() == before == "numpy"

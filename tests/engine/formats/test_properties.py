@@ -88,11 +88,21 @@ layers_of_any_kind = st.one_of(linears(), convs(), convs())
 
 
 def forms_of(case: Case) -> list[Format]:
-    return [form for form in FORMATS.values() if form.supports(case.spec)]
+    return [form for form in FORMATS.values() if form.exact and form.supports(case.spec)]
 
 
 def ranks_of(form: Format, case: Case, share: float) -> tuple[int, ...]:
     return tuple(max(1, round(share * top)) for top in form.max_ranks(case.spec))
+
+
+@EXAMPLES
+@given(layers_of_any_kind)
+def test_at_rank_zero_every_position_is_still_there(case: Case) -> None:
+    form = get("zero")
+    module, expected = formed(form, case, ()), case.layer(case.inputs)
+    found = module(case.inputs)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    check_cost(form, case, (), form.factor(case.sides))
 
 
 @EXAMPLES

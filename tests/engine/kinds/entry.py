@@ -26,6 +26,7 @@ class Entry:
         tolerance: Of outputs at full ranks, relative to the largest.
         hooks_itself: Whether it puts hooks on its modules when it is first run.
         routed: Whether the data decide which layers are called.
+        random: Whether it draws random numbers in eval mode.
         warnings: Regular expressions of what torch may warn of.
         slow: Takes more than 20 seconds.
     """
@@ -38,6 +39,7 @@ class Entry:
     tolerance: float = 1e-5
     hooks_itself: bool = False
     routed: bool = False
+    random: bool = False
     warnings: tuple[str, ...] = ()
     slow: bool = False
 

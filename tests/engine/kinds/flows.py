@@ -280,7 +280,7 @@ ENTRIES = (
     ),
     Entry("buffers", Buffers, FLAT, BOTH),
     Entry("results kept with their graph", Remembers, FLAT, BOTH),
-    Entry("random in eval mode", Noisy, FLAT, BOTH),
+    Entry("random in eval mode", Noisy, FLAT, BOTH, random=True),
     Entry("hooks that change values", hooked, FLAT, BOTH),
     Entry("hooks that are methods", Recorder, FLAT, BOTH),
     Entry("a hook that asks for the dtype", looks, FLAT, BOTH),

@@ -18,10 +18,10 @@ def test_every_format_that_supports_the_layer_and_back_from_bytes() -> None:
     made = {spec.name: factors.factor(model, spec, moments[spec.name]) for spec in layers}
     assert fingerprint(model) == before
     assert {name: list(forms) for name, forms in made.items()} == {
-        "conv1": ["svd", "svd_input", "spatial", "tucker2", "cp", "tt"],
-        "conv2": ["svd", "svd_input", "spatial", "tucker2", "cp", "tt"],
-        "mix": ["svd"],
-        "fc": ["svd"],
+        "conv1": ["svd", "svd_input", "spatial", "tucker2", "cp", "tt", "zero"],
+        "conv2": ["svd", "svd_input", "spatial", "tucker2", "cp", "tt", "zero"],
+        "mix": ["svd", "zero"],
+        "fc": ["svd", "zero"],
     }
     for forms in made.values():
         for tensors in forms.values():

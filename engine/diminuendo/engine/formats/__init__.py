@@ -14,12 +14,13 @@ from diminuendo.engine.formats.svd import Svd
 from diminuendo.engine.formats.svd_input import SvdInput
 from diminuendo.engine.formats.tt import TensorTrain
 from diminuendo.engine.formats.tucker2 import Tucker2
+from diminuendo.engine.formats.zero import Zero
 from diminuendo.engine.plan import PlanError
 
 __all__ = ["FORMATS", "Factors", "Format", "Moments", "Sides", "get"]
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {form.name: form for form in (Svd(), SvdInput(), Spatial(), Tucker2(), Cp(), TensorTrain())}
+    {form.name: form for form in (Svd(), SvdInput(), Spatial(), Tucker2(), Cp(), TensorTrain(), Zero())}
 )
 """Every format by name, in the order in which options are listed."""
 

@@ -49,6 +49,8 @@ class Format(ABC):
     """
 
     name: ClassVar[str]
+    exact: ClassVar[bool] = True
+    """Whether the form at its highest ranks is the layer."""
 
     # --- what a format says --------------------------------------------------------------------------------
 
@@ -58,7 +60,7 @@ class Format(ABC):
 
     @abstractmethod
     def max_ranks(self, spec: LayerSpec) -> tuple[int, ...]:
-        """The ranks, of one group, at which the form is exact."""
+        """The highest ranks, of one group, at which the form is exact if it can be."""
 
     @abstractmethod
     def stages(self, spec: LayerSpec, ranks: Sequence[int]) -> tuple[Stage, ...]:
@@ -83,10 +85,6 @@ class Format(ABC):
     @abstractmethod
     def resized(self, old: Cut, new_ranks: Sequence[int], factors: Factors) -> Cut:
         """Tuned weights of one group at other ranks, see `resize`."""
-
-    def output_statistics(self, factors: Factors, ranks: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance (O,) of the form's output on the data, where the factors tell them; float64."""
-        return None
 
     # --- the same for all ----------------------------------------------------------------------------------
 

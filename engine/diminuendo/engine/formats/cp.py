@@ -40,7 +40,7 @@ _STEP = 2**0.75
 """Between one rank fitted and the next."""
 
 _MOST_WORK = 6e8
-"""Elements of the kernel times components at most: one alternation of a larger fit takes more than a second."""
+"""Elements of the kernel times components at most: larger fits take seconds, one by one."""
 
 _CUTOFF = 1e-10
 """Directions below this share of the largest variance are rounding."""
@@ -82,8 +82,9 @@ class Cp(Format):
             factors |= {"bias": sides.bias, "direction_mean": sides.inputs.right @ sides.input_mean}
         spectrum = sides.kernel.new_zeros(self.max_ranks(sides.spec))
         left = metric.variance
+        start = rank_one.sliced(metric.tensor)
         for rank in fitted_ranks(sides.spec):
-            parts = rank_one.fit(metric.tensor, rank)
+            parts = rank_one.fit(metric.tensor, rank, start)
             lost = metric.dropped + float((metric.tensor - rank_one.total(parts)).square().sum())
             if rank > 1 and lost >= left:
                 continue  # no better than a smaller sum

@@ -1,4 +1,4 @@
-"""Sums of rank-one tensors: alternating least squares by tensorly, without components that cancel each other.
+"""Sums of rank-one tensors: alternating least squares, without components that cancel each other.
 
 Legend: O, K, J sides of a tensor, r components. A sum is ``(output (O, r), kernel (K, r), input (J, r))``.
 """
@@ -13,8 +13,11 @@ Sum = tuple[Tensor, Tensor, Tensor]
 ITERATIONS = range(15, 61)
 """Fewest and most alternations."""
 
-WORK = 5e9
+WORK = 1e10
 """Elements of the tensor times components, over all alternations of a fit: what decides how many there are."""
+
+_LARGE = 1e7
+"""Elements of the tensor times components from which a fit is computed in float32: it is far from exact anyway."""
 
 TOLERANCE = 1e-5
 """Of the relative error: where one more iteration gains less, alternating stops."""
@@ -33,19 +36,19 @@ _EXACT = 1e-12
 """Share of the largest singular value below which one counts as zero."""
 
 
-def fit(tensor: Tensor, rank: int) -> Sum:
+def fit(tensor: Tensor, rank: int, start: Sum) -> Sum:
     """The nearest sum of components that alternating least squares finds.
 
     Args:
         tensor: (O, K, J) float64.
         rank: Components at most; fewer come back where fewer are the tensor itself.
+        start: What `sliced` makes of the tensor.
     """
+    if start[0].shape[1] <= rank:
+        return start
     norm = float(tensor.norm())
-    if norm == 0:
-        output, kernel, inner = (tensor.new_zeros(side, 0) for side in tensor.shape)
-        return output, kernel, inner
-    start, exact = sliced(tensor / norm, rank)
-    return _scaled(start if exact else _alternate(tensor / norm, _shaken(start), ITERATIONS[-1]), norm)
+    output, kernel, inner = (part[:, :rank] for part in start)
+    return _scaled(_alternate(tensor / norm, _shaken(_scaled((output, kernel, inner), 1 / norm)), ITERATIONS[-1]), norm)
 
 
 def refit(tensor: Tensor, start: Sum) -> Sum:
@@ -71,42 +74,56 @@ def _scaled(parts: Sum, factor: float) -> Sum:
     return output, kernel, inner
 
 
-def sliced(tensor: Tensor, rank: int) -> tuple[Sum, bool]:
-    """The largest components of the tensor's slices along its principal kernels, a deterministic start.
+def sliced(tensor: Tensor) -> Sum:
+    """The components of the tensor's slices along its principal kernels, largest first: a deterministic start.
 
     Along the principal directions of the kernel the slices are uncorrelated; each is a sum of rank-one matrices, its
     SVD, and all of them are the tensor.
 
     Returns:
-        The sum, norms balanced, and whether nothing is left out.
+        The sum that is the tensor, norms balanced.
     """
+    if not tensor.any():
+        output, kernel, inner = (tensor.new_zeros(side, 0) for side in tensor.shape)
+        return output, kernel, inner
     kernels, _, _ = torch.linalg.svd(tensor.movedim(1, 0).flatten(1), full_matrices=False)  # (K, n)
     left, values, right = torch.linalg.svd(torch.einsum("okj,kn->noj", tensor, kernels), full_matrices=False)
     flat = values.flatten()
-    kept = int((flat > flat.max() * _EXACT).sum())
-    chosen = flat.argsort(descending=True, stable=True)[: min(rank, kept)]
+    chosen = flat.argsort(descending=True, stable=True)[: int((flat > flat.max() * _EXACT).sum())]
     which, place = chosen // values.shape[1], chosen % values.shape[1]
     size = flat[chosen].pow(1 / 3)
-    return (left[which, :, place].T * size, kernels[:, which] * size, right[which, place].T * size), kept <= rank
+    return left[which, :, place].T * size, kernels[:, which] * size, right[which, place].T * size
 
 
 def _alternate(tensor: Tensor, start: Sum, most: int) -> Sum:
-    """tensorly's CP-ALS of a tensor of norm 1, imported when first needed: it takes half a second to load."""
-    import tensorly
-    from tensorly.decomposition import parafac
+    """At most so many alternations over a tensor of norm 1.
 
-    affordable = int(WORK / (tensor.numel() * start[0].shape[1]))
-    with tensorly.backend_context("pytorch", local_threadsafe=True):
-        weights = tensor.new_ones(start[0].shape[1])
-        _, (output, kernel, inner) = parafac(
-            tensor,
-            rank=len(weights),
-            n_iter_max=min(max(affordable, ITERATIONS[0]), most),
-            init=(weights, list(start)),
-            tol=TOLERANCE,
-            l2_reg=RIDGE,
-        )
-    return output, kernel, inner
+    Two products with the tensor make one: what it gives with the input serves output and kernel.
+    """
+    rank = start[0].shape[1]
+    values = tensor.to(torch.float32) if tensor.numel() * rank > _LARGE else tensor
+    output, kernel, inner = (part.to(values) for part in start)
+    before = torch.inf
+    for _ in range(min(max(int(WORK / (tensor.numel() * rank)), ITERATIONS[0]), most)):
+        narrow, squares = values @ inner, inner.T @ inner  # (O, K, r)
+        output = _solved(squares * (kernel.T @ kernel), torch.einsum("okr,kr->or", narrow, kernel))
+        kernel = _solved(squares * (output.T @ output), torch.einsum("okr,or->kr", narrow, output))
+        others = (output.T @ output) * (kernel.T @ kernel)
+        given = values.flatten(0, 1).T @ khatri_rao(output, kernel)  # (J, r)
+        inner = _solved(others, given)
+        lost = 1.0 - 2.0 * float((given * inner).sum()) + float((others * (inner.T @ inner)).sum())
+        error = max(0.0, lost) ** 0.5
+        if before - error < TOLERANCE:
+            break
+        before = error
+    return output.to(tensor), kernel.to(tensor), inner.to(tensor)
+
+
+def _solved(squares: Tensor, given: Tensor) -> Tensor:
+    """(side, r): least squares with the ridge, from the other two factors' products (r, r)."""
+    ridge = RIDGE * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+    factor: Tensor = torch.linalg.solve(squares + ridge, given, left=False)
+    return factor
 
 
 def total(parts: Sum) -> Tensor:

@@ -158,7 +158,7 @@ def _at_work(module: nn.Module, seen: Seen, owners: Counter[int]) -> str:
 
 def _without_form(spec: LayerSpec) -> str:
     """Why no form of this layer is of use; empty if one is."""
-    if not any(form.supports(spec) and form.pays(spec) for form in FORMATS.values()):
+    if not any(form.exact and form.supports(spec) and form.pays(spec) for form in FORMATS.values()):
         return f"no form has fewer params than its {spec.params:,}"
     if widest(spec) > WIDEST:
         return f"its covariance would have {widest(spec):,} rows, more than {WIDEST:,}"

@@ -207,7 +207,7 @@ class _Taker:
     def moments(self, *, absorbs_mean: bool) -> Moments:
         """What was taken in."""
         if self._source.count == 0:
-            return _unseen(self._spec, self._layer, absorbs_mean=absorbs_mean)
+            return white(self._spec, self._layer, absorbs_mean=absorbs_mean)
         outputs, inputs = self._output.covariances(), self._source.covariances()
         lags = inputs[1:] if inputs else []
         return Moments(
@@ -222,8 +222,8 @@ class _Taker:
         )
 
 
-def _unseen(spec: LayerSpec, layer: nn.Module, *, absorbs_mean: bool) -> Moments:
-    """Moments of a layer that no sample reaches (an expert without work): as of white noise, from its weights alone."""
+def white(spec: LayerSpec, layer: nn.Module, *, absorbs_mean: bool) -> Moments:
+    """Moments as of white noise, from a layer's weights alone: for one that no sample reaches (an idle expert)."""
     kernel = layers.by_group(layers.kernel_of(layer).to(torch.float64).flatten(1), spec.groups)
     inner, need = spec.in_channels // spec.groups, needs(spec)
     eye = torch.eye(inner, dtype=kernel.dtype, device=kernel.device).expand(spec.groups, -1, -1)

@@ -1,4 +1,4 @@
-"""Which BatchNorm follows which layer: where a form's statistics are known without running the network."""
+"""Which BatchNorms come after a layer, and which layers' outputs one takes up whole."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ class Norms:
 
     Attributes:
         absorbing: Layers of which every output goes straight into a BatchNorm, and nowhere else.
-        follower: The BatchNorm that takes all outputs of a layer, and nothing else.
         after: BatchNorms that are called after a layer's first call, in order.
     """
 
     absorbing: frozenset[str]
-    follower: Mapping[str, str]
     after: Mapping[str, tuple[str, ...]]
 
 
@@ -38,8 +36,7 @@ class _Trace:
 
     waiting: dict[int, tuple[str, Tensor]]  # the tensors are kept, so that no id is used twice
     calls: dict[str, int]
-    taken: dict[str, list[str]]  # by layer: the BatchNorms that took its outputs
-    given: dict[str, list[str]]  # by BatchNorm: the layers that it took from, "" for any other input
+    taken: dict[str, int]  # by layer: how many of its outputs a BatchNorm took
     after: dict[str, list[str]]
     outputs: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
     elsewhere: set[str] = field(default_factory=set)
@@ -72,7 +69,7 @@ def follow(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> Norms:
         inputs: (N, ...) inputs of a few samples, as `tree` has them.
     """
     names = [spec.name for spec in specs]
-    trace = _Trace({}, dict.fromkeys(names, 0), {name: [] for name in names}, {}, {name: [] for name in names})
+    trace = _Trace({}, dict.fromkeys(names, 0), dict.fromkeys(names, 0), {name: [] for name in names})
     handles = [model.get_submodule(name).register_forward_hook(_gave(trace, name), prepend=True) for name in names]
     norms = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     handles += [module.register_forward_pre_hook(_took(trace, name)) for name, module in norms]
@@ -82,14 +79,9 @@ def follow(model: nn.Module, specs: Sequence[LayerSpec], inputs: Any) -> Norms:
     finally:
         for handle in handles:
             handle.remove()
-    absorbing = {name for name in names if trace.calls[name] and len(trace.taken[name]) == trace.calls[name]}
-    absorbing -= trace.elsewhere
-    follower = {}
-    for name in absorbing:
-        norms_after = set(trace.taken[name])
-        if len(norms_after) == 1 and set(trace.given[norm := norms_after.pop()]) == {name}:
-            follower[name] = norm
-    return Norms(frozenset(absorbing), follower, {name: tuple(norms) for name, norms in trace.after.items()})
+    absorbing = {name for name in names if trace.calls[name] and trace.taken[name] == trace.calls[name]}
+    after = {name: tuple(found) for name, found in trace.after.items()}
+    return Norms(frozenset(absorbing - trace.elsewhere), after)
 
 
 def _gave(trace: _Trace, name: str) -> Any:
@@ -108,9 +100,8 @@ def _took(trace: _Trace, name: str) -> Any:
 
     def hook(_: nn.Module, args: tuple[object, ...]) -> None:
         layer, _tensor = trace.waiting.pop(id(args[0]), ("", None)) if args else ("", None)
-        trace.given.setdefault(name, []).append(layer)
         if layer:
-            trace.taken[layer].append(name)
+            trace.taken[layer] += 1
         for other, calls in trace.calls.items():
             if calls and name not in trace.after[other]:
                 trace.after[other].append(name)

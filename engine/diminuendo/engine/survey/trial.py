@@ -52,7 +52,7 @@ class Trial:
         """
         self._check_copies()
         outputs = _run(self._copied({}), self.inputs)
-        self._reference = {False: _tensors(outputs)}
+        self._reference = {False: tensors_of(outputs)}
         if not self._reference[False]:
             raise TaskError(
                 f"model: there is no tensor in what it returns ({type(outputs).__name__}); return a tensor, or a "
@@ -60,7 +60,7 @@ class Trial:
             )
 
         try:
-            self._reference[True] = _tensors(_run(self._copied({}), self.inputs, training=True))
+            self._reference[True] = tensors_of(_run(self._copied({}), self.inputs, training=True))
         except Exception:  # noqa: BLE001 - BatchNorm takes no single sample, and other code may take no training
             return
 
@@ -102,7 +102,7 @@ class Trial:
         """The same in one mode."""
         memo: dict[int, object] = {}
         layers = {name: self.model.get_submodule(name) for name in names}
-        counted = {name: _Counted(_bare(layer)) for name, layer in layers.items()}
+        counted = {name: _Counted(bare(layer)) for name, layer in layers.items()}
         wrapped = {name: nn.Sequential(counted[name]) for name in names}
         memo |= {id(layers[name]): wrapped[name] for name in names}
         candidate = self._copied(memo)
@@ -111,13 +111,13 @@ class Trial:
         avoid_fast_paths(candidate)
         when = " in training" if training else ""
         try:
-            outputs = _tensors(_run(candidate, self.inputs, training=training))
+            outputs = tensors_of(_run(candidate, self.inputs, training=training))
         except Exception as error:  # noqa: BLE001 - the network's own code
             return f"code outside of it depends on what it is{when}: {type(error).__name__}: {_first_line(error)}"
         if not training and not all(each.calls for each in counted.values()):
             return "the network reaches it by another way than its modules"
-        same = _same(self._reference[training], outputs)
-        return "" if same else f"the network gives other outputs{when} when it is replaced"
+        alike = same(self._reference[training], outputs)
+        return "" if alike else f"the network gives other outputs{when} when it is replaced"
 
     def _copied(self, memo: dict[int, object]) -> nn.Module:
         try:
@@ -126,7 +126,7 @@ class Trial:
             raise TaskError(f"model: {error}") from error
 
 
-def _tensors(outputs: Any) -> list[Tensor]:
+def tensors_of(outputs: Any) -> list[Tensor]:
     """Those of a network's outputs; of an object of its own kind, its attributes."""
     return list(tree.leaves(outputs)) or list(tree.leaves(getattr(outputs, "__dict__", None)))
 
@@ -160,7 +160,7 @@ class _Counted(nn.Module):
         return self.layer(input)
 
 
-def _bare(layer: nn.Module) -> nn.Module:
+def bare(layer: nn.Module) -> nn.Module:
     """The same layer, sharing its weights, without hooks."""
     bare = copy.copy(layer)
     for name, value in vars(nn.Module()).items():
@@ -189,7 +189,8 @@ def _counted(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
             handle.remove()
 
 
-def _same(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+def same(reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+    """Whether two runs gave the same, to rounding."""
     return len(reference) == len(outputs) and all(_close(a, b) for a, b in zip(reference, outputs, strict=True))
 
 
