@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.engine.networks import fingerprint
+from tests.engine.tasks import held
 
 from diminuendo.engine import Task, apply, load, zoo
 from diminuendo.engine.formats import FORMATS
@@ -20,6 +21,7 @@ from diminuendo.engine.task import TaskError
 CHOICES = {
     "block3.conv1": Choice("spatial", (8,)),
     "block3.conv2": Choice("tt", (10, 20, 10)),
+    "block1.conv2": Choice("zero"),
     "block2.conv1": Choice("svd_input", (8,)),
     "block2.conv2": Choice("tucker2", (8, 8)),
     "fc": Choice("svd", (8,)),
@@ -40,14 +42,14 @@ def result(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_network_has_the_plans_forms_and_no_others(task: Task, result: Path) -> None:
     plan = read_plan(result / "plan.json").plan()
-    found = discover(task.model, task.evaluation.inputs[:1]).layers
+    found = discover(task.model, held(task.evaluation).inputs[:1]).layers
     assert [spec.name for spec in found] == list(plan)
     assert {name: choice for name, choice in plan.items() if choice != DENSE} == CHOICES
-    dense, model = profile(task.model, task.evaluation.inputs[:1], time=False), load(result)
+    dense, model = profile(task.model, held(task.evaluation).inputs[:1], time=False), load(result)
     saved = sum(
         spec.params - FORMATS[c.format].cost(spec, c.ranks).params for spec in found if (c := plan[spec.name]) != DENSE
     )
-    assert profile(model, task.evaluation.inputs[:1], time=False).params == dense.params - saved
+    assert profile(model, held(task.evaluation).inputs[:1], time=False).params == dense.params - saved
 
 
 def test_the_certificate_is_of_the_sealed_half(task: Task, result: Path) -> None:

@@ -15,6 +15,7 @@ from diminuendo.engine.compression import Compressed, check_request, empty_folde
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.loading import PlanFile, load, read_plan
 from diminuendo.engine.plan import DENSE, Choice, Plan, PlanError
+from diminuendo.engine.search.doubts import doubts
 from diminuendo.engine.search.result import finish
 from diminuendo.engine.search.rng import keyed_seed
 from diminuendo.engine.search.state import Request, Role, State, Trial
@@ -118,6 +119,7 @@ class _Application:
         request = self._state.request
         prepared = self._do(Prepare(request.source, request.seed, request.threads), "the original", Prepared)
         self._state.prepared = prepared
+        self._state.warnings += doubts(request, prepared)
         plan = _complete(self._plan, prepared)
         factors = tuple(self._factors(prepared, name, choice) for name, choice in plan.items() if choice != DENSE)
         dense = Plan(tuple((name, DENSE) for name in plan))
@@ -156,6 +158,7 @@ class _Application:
             tuning_seed=keyed_seed(request.seed, "tune", index),
             seed=request.seed,
             threads=request.threads,
+            numerics=prepared.numerics,
         )
         subject = "the compressed network" if role == "final" else "the dense control"
         found = self._do(question, f"{subject}, {self._epochs} epochs" if self._epochs else subject, Evaluated)

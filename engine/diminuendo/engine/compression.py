@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diminuendo.engine.evaluate import Worker
-from diminuendo.engine.inline import InlineExecutor, InlineJournal
+from diminuendo.engine.inline import InlineExecutor
 from diminuendo.engine.loading import load, read_plan
 from diminuendo.engine.plan import Plan
 from diminuendo.engine.search.budget import BudgetName
@@ -21,13 +21,14 @@ from diminuendo.engine.search.check import RequestError, check, request_of
 from diminuendo.engine.search.drive import Done, drive
 from diminuendo.engine.search.objective import ObjectiveName
 from diminuendo.engine.search.result import Finished
-from diminuendo.engine.search.session import Request, Session, Step
+from diminuendo.engine.search.session import Request, Step
 from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.state import AcceptName, StageNumber
 from diminuendo.engine.search.work import Failed
-from diminuendo.engine.store import ArtifactStore, DirectoryStore
+from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.task import Task, TaskError
 from diminuendo.engine.workbench import UserCodeError
+from diminuendo.engine.workfolder import WorkFolder
 from diminuendo.engine.zoo.catalog import find
 
 
@@ -39,7 +40,8 @@ class Compressed:
         model: The compressed network, in eval mode.
         plan: The form of every layer.
         certificate: Content of certificate.json.
-        inside_delta: Whether the drop on the sealed half is inside the tolerance; if not, this is the nearest.
+        inside_delta: Whether all that was asked for is kept, as the certificate says: the drop on the sealed half is
+            inside delta, or the figure within the target, and every limit holds; if not, this is the nearest.
         folder: Where the result folder was written; None when none was asked for.
     """
 
@@ -68,14 +70,15 @@ def check_request(request: Request) -> None:
 
 def compress(
     task: Task | str,
-    delta: float = 1.0,
+    delta: float | None = None,
     *,
+    target: Mapping[ObjectiveName, float] | None = None,
     effort: EffortName = "normal",
     accept: AcceptName = "estimate",
     seed: int = 0,
     threads: int = 1,
     formats: Sequence[str] = (),
-    objective: ObjectiveName = "params",
+    objective: ObjectiveName | None = None,
     limits: Mapping[ObjectiveName, float] | None = None,
     freeze: Sequence[str] = (),
     max_ratio: Mapping[str, float] | None = None,
@@ -83,24 +86,29 @@ def compress(
     stage: StageNumber = 2,
     budget: Mapping[BudgetName, float] | None = None,
     out: Path | str | None = None,
+    work: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_done: Callable[[Done], None] | None = None,
 ) -> Compressed:
-    """Compress a trained network within a tolerance, in this process.
+    """Compress a trained network within a tolerance, or to a target, in this process.
 
     The same task, seed and threads give the same decisions as a cluster of any size.
 
     Args:
         task: A task, or a source such as ``zoo:digits``.
-        delta: Tolerance in points of the metric, 0 < delta <= 100.
+        delta: Tolerance in points of the metric, 0 < delta <= 100; the smallest network inside it is looked for. 1.0
+            when neither delta nor a target is given.
+        target: In place of delta the most that one figure may be, e.g. ``{"size": 1.0}``, in the units of the limits;
+            the network within it that loses least is looked for.
         effort: How much searching is done.
         accept: What must be inside delta: the estimate, or (``strict``) the upper end of its 95 % interval.
         seed: Of every random choice.
         threads: Torch's threads; part of the numerics. Restored afterwards.
         formats: Forms that layers may take; empty: those of the effort.
-        objective: The figure that gets as small as it can: ``params``, ``macs``, ``size`` or ``memory``.
-        limits: The most that figures may be: params, MACs, or MB of 2^20 bytes of size and of memory. What breaks one
-            is never returned as inside.
+        objective: The figure that gets as small as it can: ``params`` (the default), ``macs``, ``size``,
+            ``memory`` or ``latency`` (on this device). A target has its own.
+        limits: The most that figures may be: params, MACs, MB of 2^20 bytes of size and of memory, or ms of latency
+            for one sample. What breaks one is never returned as inside.
         freeze: Shell patterns over the names of layers that stay dense, e.g. ``layer1.*``.
         max_ratio: The most by which the params of layers may shrink, by pattern.
         multiple: What ranks are multiples of, but for the lowest and the highest of each format.
@@ -108,6 +116,8 @@ def compress(
         budget: The most ``evaluations`` and ``epochs``, certification included, and the ``minutes`` after which the
             best so far is certified.
         out: Result folder to write; must not exist or be empty.
+        work: Folder that keeps what was done: the same call goes on from there when it was stopped. None: nothing
+            is kept.
         on_step: Called after each step of the search.
         on_done: Called after each work.
 
@@ -121,6 +131,7 @@ def compress(
         request = request_of(
             source,
             delta,
+            target=target,
             effort=effort,
             accept=accept,
             seed=seed,
@@ -141,10 +152,11 @@ def compress(
     tasks = {} if isinstance(task, str) else {source: task}
     before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
-        store = DirectoryStore(scratch)
+        journal = WorkFolder(scratch if work is None else work, on_step, on_done)
+        store, session = journal.store, journal.session(request)
         worker = Worker(store, tasks=tasks)
         try:
-            outcome = drive(Session(request), InlineExecutor(worker), InlineJournal(on_step, on_done))
+            outcome = drive(session, InlineExecutor(worker), journal)
         finally:
             torch.set_num_threads(before)
         if isinstance(outcome, Failed):

@@ -33,7 +33,7 @@ class Estimate:
     """
 
     evaluations: int
-    epochs: int
+    epochs: float
     minutes: float
     survey_s: float
     epoch_s: float
@@ -59,14 +59,14 @@ def estimate(request: Request, *, task: Task | None = None, on_work: Callable[[s
             survey_s, tuning_s, epochs = _sample(Session(request), InlineExecutor(worker), on_work)
         finally:
             torch.set_num_threads(before)
-    whole, epoch_s = budget.forecast(request, EFFORTS[request.effort]), tuning_s / max(1, epochs)
+    whole, epoch_s = budget.forecast(request, EFFORTS[request.effort]), tuning_s / (epochs or 1)
     minutes = (survey_s + whole.epochs * epoch_s) / 60
     return Estimate(whole.evaluations, whole.epochs, min(minutes, budget.of(request, "minutes")), survey_s, epoch_s)
 
 
 def _sample(
     session: Session, executor: InlineExecutor, on_work: Callable[[str], None] | None
-) -> tuple[float, float, int]:
+) -> tuple[float, float, float]:
     """Seconds of everything up to the first candidate, and its own seconds and epochs."""
     survey_s = 0.0
     while session.outcome is None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
 
 import torch
 
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.search.drive import AnyAnswer, Done
-from diminuendo.engine.search.session import Session, Step
 from diminuendo.engine.search.work import Failed, Work
 from diminuendo.engine.workbench import UserCodeError
 
@@ -49,32 +47,3 @@ class InlineExecutor:
     def cancel(self) -> None:
         """Forget what is in line."""
         self._line.clear()
-
-
-class InlineJournal:
-    """A journal that remembers nothing and tells a listener."""
-
-    def __init__(
-        self, on_step: Callable[[Step], None] | None = None, on_done: Callable[[Done], None] | None = None
-    ) -> None:
-        """Call the listeners, when given, after each outcome and each step."""
-        self._on_step = on_step
-        self._on_done = on_done
-
-    def recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
-        """Nothing is known."""
-        return {}
-
-    def record(self, done: Done) -> None:
-        """Tell the listener."""
-        if self._on_done:
-            self._on_done(done)
-
-    def commit(self, step: Step, session: Session) -> None:
-        """Tell the listener."""
-        if self._on_step:
-            self._on_step(step)
-
-    def stopped(self) -> bool:
-        """Never."""
-        return False

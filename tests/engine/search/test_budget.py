@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +23,8 @@ from diminuendo.engine.search.work import Work
 QUICK_SETTINGS = EFFORTS["quick"]
 
 
-def spent(run: Run) -> tuple[int, int]:
-    return len(run.evaluations), sum(question.epochs for question in run.evaluations)
+def spent(run: Run) -> tuple[int, float]:
+    return len(run.evaluations), sum((question.epochs for question in run.evaluations), 0.0)
 
 
 def with_budget(**most: float) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def test_evaluations_are_never_exceeded_and_certification_is_among_them(most: in
 
 
 @pytest.mark.parametrize("effort", ["quick", "normal", "deep"])
-@pytest.mark.parametrize("most", [12, 13, 20, 35, 60, 100, 150, 250])
+@pytest.mark.parametrize("most", [1, 3, 12, 13, 20, 35, 60, 100, 150, 250])
 def test_epochs_are_never_exceeded(most: int, effort: EffortName) -> None:
     run = search(effort=effort, **with_budget(epochs=most))
     assert 0.5 * most <= spent(run)[1] <= most or spent(run) == spent(search(effort=effort))
@@ -75,13 +76,28 @@ def test_the_best_so_far_is_what_comes_back() -> None:
     assert run.finished.params_ratio == pytest.approx(best.params_ratio)
 
 
+def test_what_is_short_is_shared_between_counts_and_epochs() -> None:
+    """By hand: quick takes 12 + 12 + 16 + 72 epochs, 3 finals of 12, and a control of 2 + 4 + 4 + 3 * 6 + 12.
+
+    Of 188 epochs a quarter are 47: counts times 0.25^0.3 = 0.66, epochs times 0.25^0.7 = 0.379 in 32nd parts.
+    """
+    state = State(replace(QUICK, **with_budget(epochs=47)))
+    less = budget.scaled(state, QUICK_SETTINGS)
+    assert (less.budgets, less.kept, less.bracket, less.moves, len(less.growths)) == (4, 2, 3, 8, 2)
+    assert (less.first_epochs, less.kept_epochs, less.move_epochs) == (24 / 32, 48 / 32, 72 / 32)
+    assert less.window == 8 // 3
+    assert budget.scaled(State(replace(QUICK, **with_budget(epochs=188))), QUICK_SETTINGS) is QUICK_SETTINGS
+    assert budget.scaled(State(QUICK), QUICK_SETTINGS) is QUICK_SETTINGS
+
+
 def test_what_certification_takes() -> None:
-    """By hand: of 100 epochs a final takes at most 100 // 6 = 16, so quick's 12; 100 // (4 * 12) = 2 of them."""
-    finals = budget.finals(State(replace(QUICK, **with_budget(epochs=100))), QUICK_SETTINGS)
-    assert finals == Finals(count=2, epochs=12)
-    assert finals.total(lineage=6) == 2 * 12 + 6 + 12
-    few = budget.finals(State(replace(QUICK, **with_budget(epochs=12))), QUICK_SETTINGS)
-    assert few == Finals(count=1, epochs=2)
+    """By hand: of 188 epochs half are 3 finals of 12, and the control takes an eighth at most."""
+    finals = budget.finals(State(replace(QUICK, **with_budget(epochs=188))), QUICK_SETTINGS)
+    assert finals == Finals(count=3, epochs=12, control=188 / 8)
+    assert finals.total(lineage=6) == 3 * 12 + 6 + 12
+    assert finals.total(lineage=20) == 3 * 12 + 23.5
+    few = State(replace(QUICK, **with_budget(epochs=12)))
+    assert budget.finals(few, QUICK_SETTINGS) == Finals(count=2, epochs=3, control=12 / 8)
     # Of 10 evaluations (10 - 1) // 3 = 3 are finalists, beside the control.
     by_number = State(replace(QUICK, **with_budget(evaluations=10)))
     assert budget.finals(by_number, QUICK_SETTINGS).count == 3
@@ -95,10 +111,16 @@ def test_certification_takes_no_more_than_is_left_whatever_was_planned() -> None
     for done, count in ((6, 3), (7, 2), (8, 1)):
         state = State(replace(QUICK, **with_budget(evaluations=10)), trials=[trial] * done)
         assert budget.affordable(state, QUICK_SETTINGS) == Finals(count, 12)
-    # Of 100 epochs 2 finals of 12 were planned: 42 with the control after a lineage of 6; 30 with one.
-    for done, finals in ((58, Finals(2, 12)), (59, Finals(1, 12)), (71, Finals(1, 11)), (90, Finals(1, 2))):
-        state = State(replace(QUICK, **with_budget(epochs=100)), trials=[trial], epochs=done)
-        assert budget.affordable(state, QUICK_SETTINGS) == finals
+    # Of 100 epochs 3 finals of 12 were planned, with a control of 12.5: 48.5. Of what is short the control gives up
+    # all but a quarter, then finalists, then epochs of the last one.
+    for spent_epochs, count, epochs, control in (
+        (51.5, 3, 12, 12.5),
+        (52, 3, 12, 12),
+        (64, 2, 12, 9),
+        (90, 1, 7.5, 2.5),
+    ):
+        state = State(replace(QUICK, **with_budget(epochs=100)), trials=[trial], epochs=spent_epochs)
+        assert budget.affordable(state, QUICK_SETTINGS) == Finals(count, epochs, control)
 
 
 def test_the_forecast_is_the_most_that_a_search_takes() -> None:
@@ -127,8 +149,8 @@ class Clocked:
     It holds several works, so that some are under way when the time is over.
     """
 
-    def __init__(self, world: World, slots: int = 1) -> None:
-        self.world, self.slots = world, slots
+    def __init__(self, world: World, slots: int = 1, *, slows_after: float = math.inf) -> None:
+        self.world, self.slots, self.slows_after = world, slots, slows_after
         self.line: list[Work] = []
         self.now = 100.0
         self.given_up: list[Work] = []
@@ -142,7 +164,7 @@ class Clocked:
     def wait(self, timeout_s: float) -> list[Done]:
         work = self.line.pop(0)
         answer = self.world.run(work)
-        self.now += getattr(answer, "seconds", 0.0)
+        self.now += getattr(answer, "seconds", 0.0) * (4.0 if self.now - 100.0 > self.slows_after else 1.0)
         return [Done(work, answer, "e", 0.0)]
 
     def cancel(self) -> None:
@@ -207,7 +229,9 @@ def test_an_hour_is_plenty_and_changes_nothing() -> None:
 
 
 def test_works_under_way_are_given_up_and_their_places_taken() -> None:
-    _, executor, journal = timed(1.0, slots=3)
+    """The machine becomes four times slower, so that what was started can no longer be waited for."""
+    executor, journal = Clocked(World(), 3, slows_after=25.0), Kept()
+    drive(Session(replace(QUICK, **with_budget(minutes=1.0))), executor, journal, clock=executor.clock)
     assert executor.given_up
     assert len({step.key for step in journal.steps}) == len(journal.steps)
     assert not {work.key for work in executor.given_up} & {step.key for step in journal.steps}

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from tests.engine.search.driven import search
 from tests.engine.search.world import World
 
 from diminuendo.engine.search.drive import AnyAnswer, Done, Stopped, drive
 from diminuendo.engine.search.session import Finished, Request, Session, StateError, Step
-from diminuendo.engine.search.work import Evaluate, Failed, Work
+from diminuendo.engine.search.work import OWN, OWN_RIVAL, Evaluate, Failed, Judge, Numerics, Prepared, Work
 
 REQUEST = Request("zoo:made-up", delta=1.0, effort="quick")
 
@@ -214,3 +216,54 @@ def test_the_result_folder_has_its_files(world: World) -> None:
     assert certificate["params_ratio"] == finished.params_ratio
     assert certificate["drop_ci"] == [finished.drop - 0.5, finished.drop + 0.5]
     assert certificate["dense_control"]["epochs"] >= certificate["tuned_epochs"] - 8
+
+
+@pytest.mark.parametrize(("cured", "squeezed"), [(1.0, False), (0.4, True)])
+def test_finalists_that_full_tuning_leaves_far_inside_are_squeezed(cured: float, squeezed: bool) -> None:
+    """Where the full tuning takes most of the drop away, smaller candidates use what it left of delta."""
+    run = search(World(cured=cured))
+    made = [work for work in run.works if work.subject.startswith("squeeze")]
+    judged = run.works[-1].question
+    assert isinstance(judged, Judge)
+    assert bool(made) == squeezed
+    if squeezed:
+        finalist = next(
+            step.candidate for step, work in zip(run.steps, run.works, strict=True) if "final" in work.subject
+        )
+        best = run.steps[-1].best
+        assert finalist is not None
+        assert best is not None
+        assert best.params_ratio > 1.1 * finalist.params_ratio
+        assert best.drop >= 0.8 or len(made) == 4
+        assert len(judged.finalists) >= 4
+
+
+class Fast(World):
+    """Prepared where bfloat16 pays."""
+
+    def run(self, work: Work) -> AnyAnswer:
+        answer = super().run(work)
+        return replace(answer, numerics=Numerics(bf16=True)) if isinstance(answer, Prepared) else answer
+
+
+def test_every_candidate_is_tuned_as_was_found_fastest_at_the_start() -> None:
+    found = search(Fast(), reload=True)
+    assert {question.numerics for question in found.evaluations} == {Numerics(bf16=True)}
+    assert found.certificate["precision"] == "bfloat16 autocast, channels_last"
+
+
+@pytest.mark.parametrize(("learned_by_heart", "better"), [(3.0, OWN), (0.5, OWN_RIVAL)])
+def test_the_owners_loss_gets_the_weight_that_served_one_plan_better(learned_by_heart: float, better: float) -> None:
+    run = search(World(own=None, learned_by_heart=learned_by_heart))
+    first = [work.question for work in run.works if work.subject.startswith(("first", "rival"))]
+    twins = [question for question in first if isinstance(question, Evaluate)]
+    assert len(twins) == 6
+    assert [question.own for question in twins] == [OWN] * 5 + [OWN_RIVAL]
+    assert twins[-1].choices == twins[2].choices
+    assert {question.own for question in run.evaluations[6:]} == {better}
+
+
+@pytest.mark.parametrize("world", [World(own=0.5), World(own=None)])
+def test_without_need_or_room_no_weight_is_tried(world: World) -> None:
+    budget = () if world.own else (("evaluations", 7.0),)
+    assert not [work for work in search(world, budget=budget).works if work.subject.startswith("rival")]

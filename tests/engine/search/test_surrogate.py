@@ -4,13 +4,14 @@ import itertools
 
 from tests.engine.search.world import World
 
-from diminuendo.engine.plan import Plan
+from diminuendo.engine.cost import Cost
+from diminuendo.engine.plan import DENSE, Choice, LayerSpec, Plan
 from diminuendo.engine.search.moves import Board, anneal, shrink
 from diminuendo.engine.search.path import at_most, path
 from diminuendo.engine.search.rng import keyed
-from diminuendo.engine.search.space import Space
+from diminuendo.engine.search.space import LayerOptions, Space
 from diminuendo.engine.search.surrogate import Observation, Surrogate, fit_weights
-from diminuendo.engine.search.work import Prepare, Prepared, Surveyed, SurveyLayer, Work
+from diminuendo.engine.search.work import Option, Prepare, Prepared, Surveyed, SurveyLayer, Work
 
 
 def space_of(world: World) -> Space:
@@ -100,3 +101,13 @@ def test_the_smallest_state_is_where_shrinking_ends(world: World) -> None:
     assert space.cost(board.plan(state)).params == (
         space.fixed.params + sum(min(o.cost.params for o in layer.options) for layer in space.layers)
     )
+
+
+def test_a_dense_layer_is_on_its_longest_ladder() -> None:
+    """Rank 0 by itself, the cheapest form, is no ladder to walk down."""
+    choices = [Choice("zero"), *(Choice("svd", (rank,)) for rank in (1, 2, 3))]
+    options = [Option(choice, Cost(10 * i, 0), 0.5, 1.0 - 0.1 * i) for i, choice in enumerate(choices)]
+    layer = LayerOptions(LayerSpec("l", "linear", 8, 8), (Option(DENSE, Cost(64, 0), 0.0, 0.0), *options))
+    board = Board.of_space(Space((layer,), Cost(64, 0)))
+    assert board.ladder(0, 0) == board.ladder(0, 2) == [2, 3, 4, 0]
+    assert board.ladder(0, 1) == [1, 0]

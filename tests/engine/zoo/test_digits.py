@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.engine.tasks import held
 from torch import nn
 
 from diminuendo.engine import zoo
@@ -19,32 +20,33 @@ def task() -> Task:
 
 
 def test_the_committed_weights_know_digits_that_they_were_not_trained_on(task: Task) -> None:
-    assert accuracy(task.model, task.evaluation) >= 98.0
+    assert accuracy(task.model, held(task.evaluation)) >= 98.0
 
 
 def test_the_network_is_a_residual_one_of_the_promised_size(task: Task) -> None:
-    figures = profile(task.model, task.evaluation.inputs, time=False)
+    figures = profile(task.model, held(task.evaluation).inputs, time=False)
     assert 150_000 <= figures.params <= 300_000
     assert figures.uncounted == ()
     assert any(isinstance(module, nn.BatchNorm2d) for module in task.model.modules())
-    found = discover(task.model, task.evaluation.inputs[:1])
+    found = discover(task.model, held(task.evaluation).inputs[:1])
     assert len(found.layers) == 10
     assert found.left_dense == ()
 
 
 def test_the_split_is_fixed_stratified_and_has_no_image_twice(task: Task) -> None:
-    assert (len(task.train), len(task.evaluation)) == (997, 800)
-    images = torch.cat([task.train.inputs, task.evaluation.inputs]).flatten(1)
+    assert (len(held(task.train)), len(held(task.evaluation))) == (997, 800)
+    images = torch.cat([held(task.train).inputs, held(task.evaluation).inputs]).flatten(1)
     assert len(torch.unique(images, dim=0)) == 1797
-    shares = task.evaluation.targets.bincount() / (task.train.targets.bincount() + task.evaluation.targets.bincount())
+    train, evaluation = (held(each).targets.bincount() for each in (task.train, task.evaluation))
+    shares = evaluation / (train + evaluation)
     assert bool(((shares - 800 / 1797).abs() < 0.01).all())
     again = digits.data()
-    assert torch.equal(again[1].inputs, task.evaluation.inputs)
-    assert torch.equal(again[1].targets, task.evaluation.targets)
+    assert torch.equal(again[1].inputs, held(task.evaluation).inputs)
+    assert torch.equal(again[1].targets, held(task.evaluation).targets)
 
 
 def test_inputs_are_normalised(task: Task) -> None:
-    images = torch.cat([task.train.inputs, task.evaluation.inputs])
+    images = torch.cat([held(task.train).inputs, held(task.evaluation).inputs])
     assert images.shape[1:] == (1, 8, 8)
     assert float(images.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(images.std()) == pytest.approx(1.0, abs=1e-3)

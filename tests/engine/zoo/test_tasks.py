@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.engine.tasks import held
 from tests.engine.zoo.test_cifar import encoded, pixels, write_both
 from torch import Tensor
 
@@ -47,7 +48,7 @@ def test_a_task_from_the_users_weights_and_data(tmp_path: Path) -> None:
     assert (task.source, task.name) == ("zoo:mobilenet_v2?classes=10", "mobilenet_v2")
     assert not task.model.training
     assert all(torch.equal(value, tensors[name]) for name, value in task.model.state_dict().items())
-    assert (len(task.train), len(task.evaluation), task.augment) == (3, 3, cifar.augment)
+    assert (len(held(task.train)), len(held(task.evaluation)), task.augment) == (3, 3, cifar.augment)
     assert (task.recipe.rate, task.recipe.batch_size, task.recipe.weight_decay) == (0.05, 128, 5e-4)
 
 

@@ -1,4 +1,4 @@
-"""Budgets: how much more may be tried so that the certificate can still be paid for.
+"""Budgets: how much is tried, and for how long, so that all of it and the certificate can be paid for.
 
 Evaluations and epochs are exact: what is under way counts as spent, and what certification needs is kept back before
 anything is proposed. Minutes are told by whoever drives the session; the seconds of an epoch are measured.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from diminuendo.engine.search.settings import Settings
@@ -17,16 +17,30 @@ from diminuendo.engine.search.state import Request, State
 BudgetName = Literal["evaluations", "epochs", "minutes"]
 BUDGETS: tuple[BudgetName, ...] = get_args(BudgetName)
 
-LEAST: Mapping[str, int] = {"evaluations": 3, "epochs": 12}
-"""One candidate, one finalist and the dense control; and a few epochs for each at any effort."""
+LEAST: Mapping[str, int] = {"evaluations": 3, "epochs": 1}
+"""One candidate, one finalist and the dense control; and a pass over the data for all of them."""
 
 UNLIMITED = 10**9
-FINAL_SHARE = 6
-"""The full tuning of one finalist takes at most one part in so many of the epochs there are."""
-FINALISTS_SHARE = 4
-"""There are at most as many finalists as take one part in so many each."""
+
+COUNT_SHARE = 0.3
+"""What is short is taken from the number of candidates to this power, and from the epochs of each to the rest: long
+tunings of few candidates find more than short ones of many."""
+
+PART = 32
+"""Epochs are whole parts of a pass, so many to one."""
+
+CONTROL_SHARE = 8
+"""The dense control takes at most one part in so many of a budget: an epoch of the original is dear, and tells little
+of a network that has become worse."""
+
+FINALS_SHARE = 2
+"""Certification takes at most one part in so many of the epochs there are."""
+
 FIRST_SHARE = 2
 """The first round takes at most one part in so many of what there is room for."""
+
+UNSEEN_SPEED = 0.5
+"""An epoch of a candidate, relative to one of the original, as long as none was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +50,20 @@ class Finals:
     Attributes:
         count: Finalists; the dense control comes on top.
         epochs: Full tuning of each of them.
+        control: The most epochs of the dense control.
     """
 
     count: int
-    epochs: int
+    epochs: float
+    control: float = math.inf
 
-    def total(self, lineage: int) -> int:
-        """Epochs of all, the control's as many as a finalist has had that descends from a trial with `lineage`."""
-        return self.count * self.epochs + lineage + self.epochs
+    def control_epochs(self, lineage: float) -> float:
+        """Epochs of the control: as many as a finalist has had that descends from a trial with `lineage`, if it may."""
+        return min(lineage + self.epochs, self.control)
+
+    def total(self, lineage: float) -> float:
+        """Epochs of all."""
+        return self.count * self.epochs + self.control_epochs(lineage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +71,7 @@ class Forecast:
     """The most that a whole job takes."""
 
     evaluations: int
-    epochs: int
+    epochs: float
 
 
 def of(request: Request, name: BudgetName) -> float:
@@ -59,45 +79,135 @@ def of(request: Request, name: BudgetName) -> float:
     return dict(request.budget).get(name, math.inf)
 
 
-def spent(state: State) -> tuple[int, int]:
+def spent(state: State) -> tuple[int, float]:
     """Evaluations and epochs that were paid for or are under way."""
     asked = [p.work.question for p in state.pending]
     under_way = [question.epochs for question in asked if question.kind == "evaluate"]
     return len(state.trials) + len(under_way), state.epochs + sum(under_way)
 
 
-def longest(state: State) -> int:
+def longest(state: State) -> float:
     """Most epochs that any candidate's weights have had, those under way included."""
     lineages = [t.lineage_epochs for t in state.trials if t.role != "control"]
-    return max([*lineages, *(p.lineage_epochs for p in state.pending)], default=0)
+    return max([*lineages, *(p.lineage_epochs for p in state.pending)], default=0.0)
 
 
 def epoch_s(state: State) -> float | None:
-    """Seconds of an epoch of tuning on one evaluator, scoring and the like included; None before the first."""
-    return state.tuning_s / state.epochs if state.epochs and state.tuning_s > 0 else None
+    """Seconds that an epoch of tuning takes, scoring and the like included; None before anything was measured.
+
+    Where several evaluators work side by side, it is the job's time that counts.
+    """
+    if state.epochs and state.tuning_s > 0:
+        side_by_side = state.tuning_s / max(1e-9, state.elapsed_s - state.surveyed_s) if state.surveyed_s else 1.0
+        return state.tuning_s / state.epochs / max(1.0, side_by_side)
+    dense = dense_epoch_s(state)
+    return UNSEEN_SPEED * dense if dense else None
+
+
+def dense_epoch_s(state: State) -> float:
+    """Seconds of an epoch of the original, as far as it was measured; else 0."""
+    return state.prepared.epoch_s if state.prepared else 0.0
+
+
+def epochs_in_all(state: State) -> float:
+    """Epochs that the job has, those that were spent included; infinite without a budget."""
+    most, speed = of(state.request, "epochs"), epoch_s(state)
+    if speed and math.isfinite(minutes := of(state.request, "minutes")):
+        most = min(most, state.epochs + max(0.0, 60 * minutes - state.elapsed_s) / speed)
+    return most
+
+
+def scaled(state: State, settings: Settings) -> Settings:
+    """An effort's amounts, smaller where the budget is too small for them."""
+    share = epochs_in_all(state) / _rounds(
+        state.request, settings, Finals(len(settings.growths), settings.final_epochs)
+    )
+    if share >= 1.0:
+        return settings
+
+    def count(of_all: int) -> int:
+        return max(1, round(of_all * math.pow(share, COUNT_SHARE)))
+
+    def epochs(of_all: float) -> float:
+        return _whole(of_all * math.pow(share, 1.0 - COUNT_SHARE))
+
+    moves = count(settings.moves)
+    return replace(
+        settings,
+        budgets=count(settings.budgets),
+        first_epochs=epochs(settings.first_epochs),
+        kept=count(settings.kept),
+        kept_epochs=epochs(settings.kept_epochs),
+        bracket=count(settings.bracket),
+        bracket_epochs=epochs(settings.bracket_epochs),
+        moves=moves,
+        window=max(1, min(settings.window, moves // 3)),
+        move_epochs=epochs(settings.move_epochs),
+        growths=settings.growths[: count(len(settings.growths))],
+        final_epochs=epochs(settings.final_epochs),
+    )
+
+
+def _whole(epochs: float) -> float:
+    """Whole parts of a pass, at least one."""
+    return max(1, math.floor(epochs * PART)) / PART
+
+
+def _rounds(request: Request, settings: Settings, keep: Finals) -> float:
+    """Epochs of every round in full, and of certification."""
+    return sum(count * epochs for count, epochs in _each(request, settings)) + keep.total(_lineage(request, settings))
+
+
+def _each(request: Request, settings: Settings) -> tuple[tuple[int, float], ...]:
+    """Candidates of each round, and epochs of each."""
+    s, moves = settings, settings.moves if request.stage == 2 else 0
+    return (
+        (s.budgets, s.first_epochs),
+        (s.kept, s.kept_epochs),
+        (s.bracket, s.bracket_epochs),
+        (moves, s.move_epochs),
+    )
+
+
+def _lineage(request: Request, settings: Settings) -> float:
+    """Most epochs that a candidate's weights will have had before the full tuning.
+
+    A move starts from what was known a window of proposals before.
+    """
+    s, moves = settings, settings.moves if request.stage == 2 else 0
+    return s.first_epochs + s.kept_epochs + s.bracket_epochs + math.ceil(moves / s.window) * s.move_epochs
 
 
 def finals(state: State, settings: Settings) -> Finals:
-    """What certification is to do under the request's budgets."""
-    request, speed = state.request, epoch_s(state)
-    epochs = of(request, "epochs")
-    if speed:
-        epochs = min(epochs, 60 * of(request, "minutes") / speed)
-    count, each = len(settings.growths), settings.final_epochs
-    if math.isfinite(evaluations := of(request, "evaluations")):
+    """What certification is to do under the request's budgets.
+
+    Args:
+        state: What was spent.
+        settings: As `scaled` has them.
+    """
+    count, each, most = len(settings.growths), settings.final_epochs, epochs_in_all(state)
+    if math.isfinite(evaluations := of(state.request, "evaluations")):
         count = min(count, max(1, int(evaluations - 1) // 3))
-    if math.isfinite(epochs):
-        each = min(each, max(1, int(epochs) // FINAL_SHARE))
-        count = min(count, max(1, int(epochs) // (FINALISTS_SHARE * each)))
-    return Finals(count, each)
+    if math.isfinite(most):
+        each = min(each, _whole(most / (2 * FINALS_SHARE)))
+        count = min(count, max(1, int(most / (FINALS_SHARE * each))))
+    return Finals(count, each, _control_most(state))
 
 
-def room(state: State, settings: Settings, epochs: int, lineage: int) -> int:
+def _control_most(state: State) -> float:
+    request, dense = state.request, dense_epoch_s(state)
+    most = of(request, "epochs") / CONTROL_SHARE
+    if dense:
+        most = min(most, 60 * of(request, "minutes") / CONTROL_SHARE / dense)
+    return most if math.isinf(most) else _whole(most)
+
+
+def room(state: State, settings: Settings, epochs: float, lineage: float) -> int:
     """How many more candidates may be proposed.
 
     Args:
         state: What was spent.
-        settings: Of the effort.
+        settings: As `scaled` has them.
         epochs: Of each candidate.
         lineage: Most epochs that their weights will have had.
     """
@@ -108,52 +218,67 @@ def room(state: State, settings: Settings, epochs: int, lineage: int) -> int:
     if math.isfinite(most := of(request, "evaluations")):
         left.append(most - evaluations - keep.count - 1)
     if math.isfinite(most := of(request, "epochs")):
-        left.append((most - so_far - keep.total(max(lineage, longest(state)))) // max(1, epochs))
+        left.append((most - so_far - keep.total(max(lineage, longest(state)))) / max(1 / PART, epochs))
+    if (speed := epoch_s(state)) and math.isfinite(minutes := of(request, "minutes")) and state.trials:
+        left_s = 60 * minutes - state.elapsed_s - _certify_s(state, keep, speed) - (so_far - state.epochs) * speed
+        left.append(left_s / speed / max(1 / PART, epochs))
     return max(0, int(min(left)))
 
 
+def left(state: State, epochs: float) -> bool:
+    """Whether there is room for one more candidate of so many epochs, with nothing kept back."""
+    request, speed = state.request, epoch_s(state)
+    evaluations, so_far = spent(state)
+    if evaluations + 1 > of(request, "evaluations") or so_far + epochs > of(request, "epochs"):
+        return False
+    return speed is None or state.elapsed_s + epochs * speed <= 60 * of(request, "minutes")
+
+
+def _certify_s(state: State, keep: Finals, speed: float) -> float:
+    """Seconds that certification takes."""
+    control = keep.control_epochs(longest(state)) * (dense_epoch_s(state) or speed)
+    return keep.count * keep.epochs * speed + control
+
+
 def due(state: State, settings: Settings) -> bool:
-    """Whether the minutes that are left are those that certification needs on one evaluator."""
+    """Whether the minutes that are left are those that certification needs."""
     minutes, speed = of(state.request, "minutes"), epoch_s(state)
     if not math.isfinite(minutes):
         return False
-    keep = finals(state, settings).total(longest(state)) * speed if speed else 0.0
-    return state.elapsed_s + keep >= 60 * minutes
+    keep_s = _certify_s(state, finals(state, settings), speed) if speed else 0.0
+    return state.elapsed_s + keep_s >= 60 * minutes
 
 
 def affordable(state: State, settings: Settings) -> Finals:
-    """The certification that fits into what is left; at least one finalist with one epoch.
+    """The certification that fits into what is left; at least one finalist with a part of an epoch.
 
     What was planned fits, unless there are minutes: the plan then follows the measured speed, which wavers.
     """
     request, planned, speed, lineage = state.request, finals(state, settings), epoch_s(state), longest(state)
     evaluations, so_far = spent(state)
     left = of(request, "epochs") - so_far
-    if speed:
-        left = min(left, (60 * of(request, "minutes") - state.elapsed_s) / speed)
+    if speed and math.isfinite(minutes := of(request, "minutes")):
+        extra = max(0.0, (dense_epoch_s(state) or speed) - speed) * planned.control_epochs(lineage)
+        left = min(left, (60 * minutes - state.elapsed_s - extra) / speed)
+    if planned.total(lineage) > left:  # the control gives way first
+        planned = replace(planned, control=min(planned.control, _whole(left / 4)))
     count, epochs = planned.count, planned.epochs
     while count > 1 and (
-        Finals(count, epochs).total(lineage) > left or evaluations + count + 1 > of(request, "evaluations")
+        replace(planned, count=count).total(lineage) > left or evaluations + count + 1 > of(request, "evaluations")
     ):
         count -= 1
-    return Finals(count, int(max(1, min(epochs, (left - lineage) // (count + 1)))))
+    while epochs > 1 / PART and replace(planned, count=count, epochs=epochs).total(lineage) > left:
+        epochs = _whole(epochs - 1 / PART)
+    control = min(planned.control, max(1 / PART, left - count * epochs))
+    return Finals(count, epochs, control if math.isinf(control) else _whole(control))
 
 
 def forecast(request: Request, settings: Settings) -> Forecast:
     """The most that the whole search takes: every round in full, or the budget where that is less."""
-    s, moves = settings, settings.moves if request.stage == 2 else 0
-    keep = finals(State(request), settings)
-    rounds = (
-        (s.budgets, s.first_epochs),
-        (s.kept, s.kept_epochs),
-        (s.bracket, s.bracket_epochs),
-        (moves, s.move_epochs),
-    )
-    each = sorted((epochs for count, epochs in rounds for _ in range(count)), reverse=True)
+    blank = State(request)
+    settings = scaled(blank, settings)
+    keep = finals(blank, settings)
+    each = sorted((epochs for count, epochs in _each(request, settings) for _ in range(count)), reverse=True)
     evaluations = int(min(len(each), of(request, "evaluations") - keep.count - 1))
-    # A move starts from what was known a window of proposals before.
-    lineage = s.first_epochs + s.kept_epochs + s.bracket_epochs + math.ceil(moves / s.window) * s.move_epochs
-    return Forecast(
-        evaluations + keep.count + 1,
-        int(min(of(request, "epochs"), sum(each[:evaluations]) + keep.total(lineage))),
-    )
+    whole = sum(each[:evaluations]) + keep.total(_lineage(request, settings))
+    return Forecast(evaluations + keep.count + 1, min(of(request, "epochs"), whole))

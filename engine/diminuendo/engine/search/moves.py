@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.search import reconcile
 from diminuendo.engine.search.objective import ObjectiveName
 from diminuendo.engine.search.objective import amount as amount_of
+from diminuendo.engine.search.reconcile import Use
 from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.surrogate import FLOOR, Surrogate
 
@@ -28,6 +30,9 @@ REACH = 3
 
 KEPT = 32
 """Best states remembered."""
+
+RECONCILED = 16
+"""States that are tried where limits are hard to keep together."""
 
 TINY = 1e-12
 """Change of a logarithm that is none."""
@@ -96,6 +101,11 @@ class Board:
         fixed = amount_of(space.fixed, space.goal.objective)
         return cls(space, amounts, damage, formats, ladders, fixed, bounds)
 
+    @property
+    def uses(self) -> list[Use]:
+        """The limits and what the options use of them."""
+        return [Use(bound.most, bound.fixed, bound.amounts) for bound in self.bounds]
+
     def state(self, plan: Plan) -> list[int]:
         """Option indices of a plan."""
         return [
@@ -104,16 +114,15 @@ class Board:
         ]
 
     def plan(self, state: Collection[int]) -> Plan:
-        """The plan of option indices."""
-        return Plan(
-            tuple((layer.spec.name, layer.options[i].choice) for layer, i in zip(self.space.layers, state, strict=True))
-        )
+        """The plan of option indices, tidied."""
+        layers = zip(self.space.layers, state, strict=True)
+        return self.space.tidied(Plan(tuple((layer.spec.name, layer.options[i].choice) for layer, i in layers)))
 
     def ladder(self, layer: int, option: int) -> list[int]:
-        """The rungs on which an option stands: its format's, or any one's for the dense option."""
+        """The rungs on which an option stands: its format's, or the longest one for the dense option."""
         ladders = self.ladders[layer]
         name = self.formats[layer][option]
-        return ladders[name] if name in ladders else next(iter(ladders.values()), [0])
+        return ladders[name] if name in ladders else max(ladders.values(), key=len, default=[0])
 
 
 def _amounts(space: Space, name: ObjectiveName) -> list[list[int]]:
@@ -163,7 +172,14 @@ def keep_limits(board: Board, state: list[int], most: float = math.inf) -> list[
     target = Bound(most, board.fixed, board.amounts)
     for bounds in ((*board.bounds, target), board.bounds):
         state = _repaired(board, state, bounds)
+    if not _kept(board, state):  # one limit at a time leads nowhere
+        others = (_repaired(board, other, board.bounds) for other in reconcile.nearest(board.uses, RECONCILED))
+        return next((other for other in others if _kept(board, other)), state)
     return state
+
+
+def _kept(board: Board, state: Sequence[int]) -> bool:
+    return all(bound.total(state) <= bound.most for bound in board.bounds)
 
 
 def _repaired(board: Board, state: list[int], bounds: Sequence[Bound]) -> list[int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from diminuendo.engine.plan import Plan
 from diminuendo.engine.search import isotonic, moves
@@ -11,9 +13,9 @@ from diminuendo.engine.search.moves import Board
 from diminuendo.engine.search.path import at_most, path
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.search.settings import Settings
-from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.standing import Standing
 from diminuendo.engine.search.state import Role, Trial
+from diminuendo.engine.search.work import OWN, OWN_RIVAL
 
 FAR = 0.3
 """How far beyond today's crossing of delta, in log of the objective, more tuning is expected to reach."""
@@ -23,6 +25,9 @@ STRIDES = (1.0, 0.5, 1.6)
 
 COLD_RATE = 0.5
 """Relative rate of the first, short tuning from factors: in so few steps the full rate costs more than it finds."""
+
+FULL = 0.8
+"""A finalist that uses this much of delta is left as it is."""
 
 NEAR = 2.0
 """A candidate outside delta is worth more tuning up to this multiple of delta."""
@@ -35,21 +40,48 @@ class Proposal:
     Attributes:
         parent: The trial whose tuned weights it starts from; None: the stored factors.
         rate: Peak learning rate, relative to the recipe's.
+        own: Weight of the owner's loss; None: the one that the search has settled on.
     """
 
     plan: Plan
     role: Role
     parent: Trial | None
-    epochs: int
+    epochs: float
     rate: float = 1.0
+    own: float | None = None
 
 
-def first(space: Space, settings: Settings) -> list[Proposal]:
+class Proposer(Protocol):
+    """What makes the proposals of every round: this module for a tolerance, `target` for a target."""
+
+    def first(self, standing: Standing, settings: Settings) -> list[Proposal]:
+        """The first round's, from the stored factors."""
+        ...
+
+    def kept(self, standing: Standing, settings: Settings) -> list[Proposal]:
+        """Which of them go on."""
+        ...
+
+    def bracket(self, standing: Standing, settings: Settings) -> list[Proposal]:
+        """What is tried from those."""
+        ...
+
+    def move(self, standing: Standing, settings: Settings) -> Proposal | None:
+        """The next of the annealing; None when nothing new can be proposed."""
+        ...
+
+    def finalists(self, standing: Standing, settings: Settings) -> list[Proposal]:
+        """What is tuned in full and judged."""
+        ...
+
+
+def first(standing: Standing, settings: Settings) -> list[Proposal]:
     """Plans of the multiplier path, log-spaced in the objective, from the stored factors."""
+    space = standing.space
     points, board = path(space), Board.of_space(space)
 
     def within(plan: Plan, most: float = math.inf) -> Plan:
-        return board.plan(moves.keep_limits(board, board.state(plan), most)) if board.bounds else plan
+        return board.plan(moves.keep_limits(board, board.state(plan), most))
 
     start = space.amount(space.cost(within(points[0].plan)))
     mildest = min(space.amount(space.total) / settings.least_ratio, start)
@@ -62,9 +94,25 @@ def first(space: Space, settings: Settings) -> list[Proposal]:
     return [Proposal(plan, "first", None, settings.first_epochs, COLD_RATE) for plan in plans]
 
 
+def rival(proposals: Sequence[Proposal]) -> Proposal:
+    """The middle one of a first round, tuned with the other weight of the owner's loss."""
+    middle = proposals[len(proposals) // 2]
+    return replace(middle, role="rival", own=OWN_RIVAL)
+
+
+def settled(standing: Standing) -> float:
+    """The weight of the owner's loss that served the rival's plan better; the first where there was no rival."""
+    other = next((t for t in standing.trials if t.role == "rival"), None)
+    if other is None:
+        return OWN
+    twins = [t for t in standing.trials if t.role == "first" and t.choices == other.choices]
+    estimates = standing.estimates
+    return OWN_RIVAL if not twins or estimates[other.index] < estimates[twins[0].index] else OWN
+
+
 def kept(standing: Standing, settings: Settings) -> list[Proposal]:
     """The candidates nearest to where more tuning may bring delta, tuned further."""
-    delta, total = standing.state.request.delta, standing.space.amount(standing.space.total)
+    delta, total = standing.delta, standing.space.amount(standing.space.total)
     trials = standing.trials
     if not trials:
         return []
@@ -138,8 +186,8 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
 
 def _near_miss(standing: Standing, base: Trial) -> Trial | None:
     """The most promising candidate that is smaller than the best, just outside delta, and not tuned again yet."""
-    delta = standing.state.request.delta
-    parents = {t.parent for t in standing.state.trials if t.role in ("polish", "keep", "final")}
+    delta = standing.delta
+    parents = {t.parent for t in standing.state.trials if t.role in ("polish", "keep", "final", "squeeze")}
     parents |= {p.parent for p in standing.state.pending}
     misses = [
         t
@@ -151,6 +199,36 @@ def _near_miss(standing: Standing, base: Trial) -> Trial | None:
         and delta < max(standing.estimates[t.index], t.drop or 0.0) <= NEAR * delta
     ]
     return min(misses, key=lambda t: (standing.estimates[t.index], standing.amount(t), t.index), default=None)
+
+
+def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial]) -> Proposal | None:
+    """A candidate smaller than the smallest finalist inside delta, where full tuning has left that one far inside.
+
+    The step is the share of delta that is left to use, and halves each time one fell outside.
+
+    Returns:
+        None when a finalist is near enough to delta, none is inside, or nothing new is to be had.
+    """
+    delta, tried = standing.delta, [t for t in standing.state.trials if t.role == "squeeze"]
+    base = min(
+        (t for t in finals if standing.inside(t, delta)), key=lambda t: (standing.amount(t), t.index), default=None
+    )
+    if base is None or len(tried) >= settings.squeezes:
+        return None
+    used = max(0.0, standing.estimates[base.index], base.drop or 0.0) / delta
+    if used >= FULL:
+        return None
+    outside = sum(t.drop is None or not standing.inside(t, delta) for t in tried)
+    target = int(standing.amount(base) * math.exp(-settings.step * (1.0 - used) * 0.5**outside))
+    plan = moves.anneal(
+        standing.surrogate,
+        Plan(base.choices),
+        target,
+        moves=settings.surrogate_moves,
+        rng=keyed(standing.state.request.seed, "squeeze", len(tried)),
+        avoid=standing.known,
+    )
+    return None if plan is None else Proposal(plan, "squeeze", base, settings.move_epochs)
 
 
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:

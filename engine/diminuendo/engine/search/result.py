@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from diminuendo.engine.cost import ratio
 from diminuendo.engine.plan import PLAN_VERSION, Plan
 from diminuendo.engine.search.objective import ObjectiveName
+from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.state import Request, State, Trial
 from diminuendo.engine.search.work import Judged, Prepared, ProfileSummary, Verdict
 
@@ -23,7 +24,12 @@ class ResultFileContent:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a session that found a model."""
+    """The end of a session that found a model.
+
+    Attributes:
+        inside_delta: Whether all that was asked for is kept: the drop is inside delta, or the figure is within the
+            target that stood in its place, and every limit holds.
+    """
 
     inside_delta: bool
     drop: float
@@ -34,7 +40,9 @@ class Finished:
 
 
 def holds(verdict: Verdict, request: Request) -> bool:
-    """Whether a verdict is inside delta under the request's accept rule."""
+    """Whether a verdict is inside delta under the request's accept rule; any is where there is a target instead."""
+    if request.delta is None:
+        return True
     return (verdict.drop if request.accept == "estimate" else verdict.drop_high) <= request.delta
 
 
@@ -43,27 +51,67 @@ def broken(profile: ProfileSummary, request: Request) -> tuple[ObjectiveName, ..
     return tuple(name for name, most in request.limits if figure(profile, name) > most)
 
 
+def met(profile: ProfileSummary, request: Request) -> bool:
+    """Whether a network is within the request's target; true where there is none."""
+    return request.target is None or figure(profile, request.target[0]) <= request.target[1]
+
+
 def figure(profile: ProfileSummary, name: ObjectiveName) -> float:
-    """A network's params, MACs, or MB."""
+    """A network's params, MACs, MB, or ms."""
     figures: dict[ObjectiveName, float] = {
         "params": profile.params,
         "macs": profile.macs,
         "size": profile.size_mb,
         "memory": profile.memory_mb,
+        "latency": profile.time_ms,
     }
     return figures[name]
 
 
 def pick(judged: Judged, request: Request) -> int:
-    """The finalist to return: the first (smallest) inside delta and all limits, else the one nearest to that.
+    """The finalist to return: the first inside delta, target and all limits, else the one nearest to that.
 
-    Limits come before the drop: they are known of a plan without tuning it.
+    Limits come before the drop: they are known of a plan without tuning it. Finalists for a delta come smallest first.
+    Those for a target come by their drop on the search half, so that the sealed half has no say in which it is: its
+    drop is then that of a network chosen without it.
     """
-    excess = [len(broken(profile, request)) for profile in judged.profiles]
-    for index, verdict in enumerate(judged.finalists):
-        if holds(verdict, request) and not excess[index]:
+    excess = [len(broken(profile, request)) + (not met(profile, request)) for profile in judged.profiles]
+    order = list(range(len(judged.finalists)))
+    if request.target is None:  # of latency the order so far is the table's
+        order.sort(key=lambda i: figure(judged.profiles[i], request.objective))
+    for index in order:
+        if holds(judged.finalists[index], request) and not excess[index]:
             return index
-    return min(range(len(judged.finalists)), key=lambda i: (excess[i], judged.finalists[i].drop, i))
+    if request.target is not None:
+        return min(order, key=lambda i: (excess[i], i))
+    return min(order, key=lambda i: (excess[i], judged.finalists[i].drop, i))
+
+
+def time_ratio(judged: Judged, index: int) -> float:
+    """How many times as fast as the original a finalist is: as timed side by side, where it was."""
+    if judged.time_ratios:
+        return judged.time_ratios[index]
+    return ratio(judged.original_profile.time_ms, judged.profiles[index].time_ms)
+
+
+def timed_on(state: State) -> list[str]:
+    """The machines that the table of latencies was measured on; none where there is no table."""
+    return sorted({survey.time.machine for survey in state.surveys if survey.time})
+
+
+def latency_of(state: State, prepared: Prepared, trial: Trial, judged: Judged, index: int) -> dict[str, object]:
+    """What the certificate says of the time: as measured whole, and as the table said before."""
+    whole_ns = Space.of(prepared, state.surveys, state.request).total.latency_ns if state.request.goal.timed else 0
+    known = whole_ns > 0 and trial.cost.latency_ns > 0
+    return {
+        "original_ms": judged.original_profile.time_ms,
+        "compressed_ms": judged.profiles[index].time_ms,
+        "ratio": time_ratio(judged, index),
+        "spread": judged.time_spread,
+        "machine": judged.machine,
+        "predicted_ratio": ratio(whole_ns, trial.cost.latency_ns) if known else None,
+        "predicted_on": timed_on(state),
+    }
 
 
 def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Trial, judged: Judged) -> Finished:
@@ -72,7 +120,8 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
     verdict, trial = judged.finalists[winner], finalists[winner]
     original, compressed = judged.original_profile, judged.profiles[winner]
     exceeded = broken(compressed, state.request)
-    inside = holds(verdict, state.request) and not exceeded
+    within = met(compressed, state.request)
+    inside = holds(verdict, state.request) and within and not exceeded
     objective = state.request.objective
     certificate = {
         "metric": prepared.metric,
@@ -81,6 +130,8 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         "drop": verdict.drop,
         "drop_ci": [verdict.drop_low, verdict.drop_high],
         "delta": state.request.delta,
+        "target": None if state.request.target is None else dict([state.request.target]),
+        "target_met": None if state.request.target is None else within,
         "accept": state.request.accept,
         "inside_delta": inside,
         "objective": objective,
@@ -90,7 +141,8 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         "macs_ratio": ratio(original.macs, compressed.macs),
         "size_ratio": ratio(original.size_mb, compressed.size_mb),
         "memory_ratio": ratio(original.memory_mb, compressed.memory_mb),
-        "time_ratio": ratio(original.time_ms, compressed.time_ms),
+        "time_ratio": time_ratio(judged, winner),
+        "latency": latency_of(state, prepared, trial, judged, winner),
         "sealed_samples": prepared.sealed_samples,
         "search_samples": prepared.search_samples,
         "search_drop": trial.drop,
@@ -99,6 +151,7 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         "epochs": state.epochs,
         "seconds": round(state.seconds, 3),
         "seed": state.request.seed,
+        "precision": str(prepared.numerics),
         "dense_control": {
             "score": judged.control.score,
             "drop": judged.control.drop,
@@ -108,6 +161,7 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         "stage": state.request.stage,
         "budget": dict(state.request.budget),
         "ended": state.ended,
+        "warnings": [{"reason": reason, "message": message} for reason, message in state.warnings],
         "source": state.request.source,
     }
     files = (
@@ -122,7 +176,9 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         ratio(original.params, compressed.params),
         ratio(original.macs, compressed.macs),
         files,
-        ratio(figure(original, objective), figure(compressed, objective)),
+        time_ratio(judged, winner)
+        if objective == "latency"
+        else ratio(figure(original, objective), figure(compressed, objective)),
     )
 
 

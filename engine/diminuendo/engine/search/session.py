@@ -18,9 +18,9 @@ from functools import cached_property
 
 from diminuendo.engine.cost import Cost, ratio
 from diminuendo.engine.plan import DENSE, Plan
-from diminuendo.engine.search import budget, feasible, patterns, propose, result
+from diminuendo.engine.search import budget, doubts, feasible, patterns, propose, result, target
 from diminuendo.engine.search import state as state_module
-from diminuendo.engine.search.propose import Proposal
+from diminuendo.engine.search.propose import Proposal, Proposer
 from diminuendo.engine.search.result import Finished, ResultFileContent
 from diminuendo.engine.search.rng import keyed_seed
 from diminuendo.engine.search.settings import EFFORTS, Settings
@@ -40,6 +40,9 @@ from diminuendo.engine.search.work import (
     Tuned,
     Work,
 )
+
+LEAST_FOR_RIVAL = 4
+"""Candidates of the first round from which one of them is a second tuning of another one's plan."""
 
 __all__ = ["Best", "Finished", "Request", "ResultFileContent", "Session", "StageName", "StateError", "Step"]
 
@@ -111,6 +114,11 @@ class Session:
         if self.outcome is not None:
             return b""
         return state_module.dump(self._state)
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return self._state.request
 
     @property
     def next_index(self) -> int:
@@ -199,9 +207,17 @@ class Session:
         if not answer.layers:
             reasons = "; ".join(f"{name}: {why}" for name, why in answer.left_dense) or "it has no layers with weights"
             self.outcome = Failed("USER_CODE", f"the network has no layer that can be compressed ({reasons})")
-        elif complaint := feasible.misnamed(self._state.request, answer):
+        elif complaint := doubts.hopeless(answer) or feasible.misnamed(self._state.request, answer):
             self.outcome = Failed("USER_CODE", complaint)
+        else:
+            for reason, message in doubts.doubts(self._state.request, answer):
+                self._warn(reason, message)
         return f"original: {answer.baseline:.2f} {answer.metric}, {answer.total.params:,} params"
+
+    def _warn(self, reason: str, message: str) -> None:
+        """Tell the owner with this step, and in the certificate."""
+        self._warnings.append((reason, message))
+        self._state.warnings.append((reason, message))
 
     def _apply_evaluated(self, pending: Pending, answer: Evaluated) -> tuple[Best | None, str]:
         question, prepared = pending.work.question, self._prepared
@@ -213,7 +229,8 @@ class Session:
             drop = loss if prepared.higher_is_better else -loss
         trial = Trial(
             pending.work.index, pending.role, question.choices, pending.parent, question.epochs,
-            pending.lineage_epochs, answer.cost, drop, answer.divergence, answer.weights,
+            pending.lineage_epochs, self._space.timed(answer.cost, Plan(question.choices)), drop, answer.divergence,
+            answer.weights,
         )  # fmt: skip
         incumbent = self._standing.incumbent
         self._state.trials.append(trial)
@@ -223,7 +240,7 @@ class Session:
         if pending.role in ("move", "polish"):
             self._cool(incumbent)
         if drop is None:
-            self._warnings.append(("CANDIDATE_DIVERGED", f"candidate {trial.index} diverged while it was tuned"))
+            self._warn("CANDIDATE_DIVERGED", f"candidate {trial.index} diverged while it was tuned")
             return None, f"{pending.work.subject}: diverged"
         smaller = ratio(self._space.amount(self._space.total), self._space.amount(trial.cost))
         summary = f"{pending.work.subject}: {smaller:.2f}x {self._space.goal.objective} at a drop of {drop:.2f}"
@@ -233,15 +250,32 @@ class Session:
         finals = self._finals()
         control = next(t for t in self._state.trials if t.role == "control")
         finished = result.finish(self._state, self._prepared, finals, control, answer)
+        if others := [machine for machine in result.timed_on(self._state) if machine != answer.machine]:
+            told = (
+                f"latencies were told by a table of {'; '.join(others)}, the finalists were timed on {answer.machine}"
+            )
+            self._warnings.append(("TIMED_ELSEWHERE", told))
         self.outcome = finished
         self._state.stage = "done"
         where = "inside" if finished.inside_delta else "outside"
         smaller = f"{finished.objective_ratio:.2f}x {self._state.request.objective}"
-        return f"{smaller} at a sealed drop of {finished.drop:.2f}, {where} delta"
+        wanted = "delta" if self._state.request.target is None else "the target"
+        return f"{smaller} at a sealed drop of {finished.drop:.2f}, {where} {wanted}"
 
     def _finals(self) -> list[Trial]:
-        """The finalists that did not diverge, the smallest first."""
-        finals = [t for t in self._state.trials if t.role == "final" and t.weights is not None]
+        """The finalists that did not diverge, the smallest first; for a target the ones with the least drop.
+
+        Of those that were squeezed only the ones inside delta are judged.
+        """
+        standing = self._standing
+        finals = [
+            t
+            for t in self._state.trials
+            if t.weights is not None
+            and (t.role == "final" or (t.role == "squeeze" and standing.inside(t, standing.delta)))
+        ]
+        if self._state.request.target is not None:
+            return sorted(finals, key=lambda t: (standing.estimates[t.index], t.index))
         return sorted(finals, key=lambda t: (self._space.amount(t.cost), t.index))
 
     def _cool(self, before: Trial | None) -> None:
@@ -264,13 +298,15 @@ class Session:
                 if not patterns.matches(state.request.freeze, spec.name):
                     self._push_survey(spec.name)
         elif state.stage == "survey":
-            state.stage = "explore"
+            state.stage, state.surveyed_s = "explore", state.elapsed_s
             if complaint := feasible.impossible(self._space):
                 self.outcome = Failed("USER_CODE", complaint)
                 return
             room = self._room(self._settings.first_epochs, 0)
             count = min(self._settings.budgets, -(-room // budget.FIRST_SHARE))
-            self._push_all(propose.first(self._space, replace(self._settings, budgets=count)))
+            contest = self._prepared.own is None and count >= LEAST_FOR_RIVAL
+            plans = self._propose.first(self._standing, replace(self._settings, budgets=count - contest))
+            self._push_all([*plans, propose.rival(plans)] if contest and plans else plans)
         elif state.stage == "explore":
             self._explore()
         elif state.stage == "certify":
@@ -278,7 +314,7 @@ class Session:
         if not state.pending and self.outcome is None:
             self._advance_past_nothing()
 
-    def _room(self, epochs: int, before: int) -> int:
+    def _room(self, epochs: float, before: float) -> int:
         """How many candidates the budget has room for, of so many epochs after so many of their parents'."""
         return budget.room(self._state, self._settings, epochs, before + epochs)
 
@@ -293,12 +329,13 @@ class Session:
         state, settings = self._state, self._settings
         if state.round == "first":
             state.round = "keep"
+            state.own = propose.settled(self._standing)
             count = min(settings.kept, self._room(settings.kept_epochs, budget.longest(state)))
-            self._push_all(propose.kept(self._standing, replace(settings, kept=count)))
+            self._push_all(self._propose.kept(self._standing, replace(settings, kept=count)))
         elif state.round == "keep":
             state.round = "bracket"
             count = min(settings.bracket, self._room(settings.bracket_epochs, budget.longest(state)))
-            self._push_all(propose.bracket(self._standing, replace(settings, bracket=count)))
+            self._push_all(self._propose.bracket(self._standing, replace(settings, bracket=count)))
         if state.pending or not self._standing.trials:
             return
         if state.request.stage == 1:
@@ -317,7 +354,7 @@ class Session:
         while len(state.pending) < settings.window and state.moves < settings.moves:
             if state.step < settings.least_step or not self._room(settings.move_epochs, 0):
                 break
-            proposal = propose.move(self._standing, settings)
+            proposal = self._propose.move(self._standing, settings)
             state.moves += 1
             parent = proposal.parent if proposal else None
             if proposal is None:
@@ -334,9 +371,10 @@ class Session:
         state.stage = "certify"
         finals, settings = budget.affordable(state, self._settings), self._settings
         settings = replace(settings, growths=settings.growths[: finals.count], final_epochs=finals.epochs)
-        proposals = propose.finalists(self._standing, settings)
-        epochs = max((p.parent.lineage_epochs if p.parent else 0) + p.epochs for p in proposals)
-        self._push_all([Proposal(self._space.dense, "control", None, epochs), *proposals])
+        proposals = self._propose.finalists(self._standing, settings)
+        lineage = max(p.parent.lineage_epochs if p.parent else 0.0 for p in proposals)
+        control = Proposal(self._space.dense, "control", None, finals.control_epochs(lineage))
+        self._push_all([control, *proposals])
 
     def _certify(self) -> None:
         state, prepared = self._state, self._prepared
@@ -345,6 +383,11 @@ class Session:
         if not finals or control.weights is None:
             self.outcome = Failed("INTERNAL", "every finalist diverged in its full tuning; lower the learning rate")
             return
+        if state.request.stage == 2 and state.request.target is None and budget.left(state, self._settings.move_epochs):
+            smaller = propose.squeeze(self._standing, self._settings, finals)
+            if smaller is not None:
+                self._push_all([smaller])
+                return
         question = Judge(
             state.request.source,
             prepared.task,
@@ -364,7 +407,7 @@ class Session:
         subject: str,
         *,
         parent: int | None = None,
-        lineage_epochs: int = 0,
+        lineage_epochs: float = 0.0,
     ) -> None:
         state = self._state
         state.pending.append(Pending(Work(state.asked, question, subject), role, parent, lineage_epochs))
@@ -381,6 +424,7 @@ class Session:
             request.threads,
             formats=request.formats or EFFORTS[request.effort].formats,
             multiple=request.multiple,
+            latency=request.goal.timed,
         )
         self._push(question, "survey", layer)
 
@@ -392,23 +436,28 @@ class Session:
         state, request = self._state, self._state.request
         parent = proposal.parent
         start = Tuned(parent.choices, parent.weights) if parent and parent.weights else None
+        epochs, before = float(proposal.epochs), parent.lineage_epochs if parent else 0.0
         question = Evaluate(
             source=request.source,
             task=self._prepared.task,
             choices=proposal.plan.choices,
             factors=self._factors(proposal.plan),
             parent=start,
-            epochs=proposal.epochs,
+            epochs=epochs,
             rate=proposal.rate,
             tuning_seed=keyed_seed(request.seed, "tune", state.asked),
             seed=request.seed,
             threads=request.threads,
+            numerics=self._prepared.numerics,
+            start=before,
+            own=state.own if proposal.own is None else proposal.own,
         )
         cost = self._space.cost(proposal.plan)
         amount = self._space.amount
         subject = f"{proposal.role} {ratio(amount(self._space.total), amount(cost)):.1f}x"
-        lineage = (parent.lineage_epochs if parent else 0) + proposal.epochs
-        self._push(question, proposal.role, subject, parent=parent.index if parent else None, lineage_epochs=lineage)
+        self._push(
+            question, proposal.role, subject, parent=parent.index if parent else None, lineage_epochs=before + epochs
+        )
 
     def _factors(self, plan: Plan) -> tuple[tuple[str, str, str], ...]:
         stored = {survey.layer: dict(survey.factors) for survey in self._state.surveys}
@@ -419,8 +468,13 @@ class Session:
     # --- views ---------------------------------------------------------------------------------------------
 
     @property
+    def _propose(self) -> Proposer:
+        """What makes the proposals: for a tolerance, or for a target."""
+        return propose if self._state.request.target is None else target
+
+    @property
     def _settings(self) -> Settings:
-        return EFFORTS[self._state.request.effort]
+        return budget.scaled(self._state, EFFORTS[self._state.request.effort])
 
     @property
     def _prepared(self) -> Prepared:

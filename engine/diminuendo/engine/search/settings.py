@@ -33,28 +33,32 @@ class Settings:
         least_step: The annealing ends when the step is smaller.
         growths: Params of the candidates that are tuned in full and judged, relative to the best one's.
         final_epochs: Full tuning of each of those.
+        squeezes: Most smaller ones that are made from a finalist which full tuning left far inside delta.
         formats: Forms that layers may take, when the request does not say. Each costs its measurements in the survey.
     """
 
     budgets: int
     least_ratio: float
     most_damage: float
-    first_epochs: int
+    first_epochs: float
     kept: int
-    kept_epochs: int
+    kept_epochs: float
     bracket: int
-    bracket_epochs: int
+    bracket_epochs: float
     moves: int
     window: int
-    move_epochs: int
+    move_epochs: float
     surrogate_moves: int
     step: float
     cooling: float
     least_step: float
     growths: tuple[float, ...]
-    final_epochs: int
+    final_epochs: float
+    squeezes: int
     formats: tuple[str, ...]
 
+
+_RANKED = tuple(name for name in FORMAT_NAMES if name != "zero")
 
 EFFORTS: dict[EffortName, Settings] = {
     "quick": Settings(
@@ -75,6 +79,7 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.02,
         growths=(1.0, 1.4, 2.2),
         final_epochs=12,
+        squeezes=4,
         formats=("svd", "tucker2", "cp"),
     ),
     "normal": Settings(
@@ -95,7 +100,8 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.01,
         growths=(1.0, 1.15, 1.35, 1.7),
         final_epochs=24,
-        formats=FORMAT_NAMES,
+        squeezes=6,
+        formats=_RANKED,
     ),
     "deep": Settings(
         budgets=12,
@@ -115,7 +121,8 @@ EFFORTS: dict[EffortName, Settings] = {
         least_step=0.005,
         growths=(1.0, 1.1, 1.25, 1.5, 2.0),
         final_epochs=48,
-        formats=FORMAT_NAMES,
+        squeezes=8,
+        formats=_RANKED,
     ),
 }
 """The amounts of every effort."""

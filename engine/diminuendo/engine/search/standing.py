@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +44,7 @@ class Standing:
         }
 
     def inside(self, trial: Trial, delta: float) -> bool:
-        """Whether a candidate is inside a tolerance, as measured and as estimated, and inside all limits."""
+        """Whether a candidate is inside a tolerance, as measured and as estimated, and inside limits and target."""
         return (
             self.space.goal.kept(trial.cost)
             and trial.drop is not None
@@ -51,16 +52,32 @@ class Standing:
             and self.estimates[trial.index] <= delta
         )
 
-    @cached_property
-    def incumbent(self) -> Trial | None:
-        """The smallest candidate inside delta; of equal ones the one with the lowest estimate."""
+    @property
+    def delta(self) -> float:
+        """The tolerance in points; infinite where a target stands in its place."""
         delta = self.state.request.delta
-        inside = [t for t in self.trials if self.inside(t, delta)]
-        return min(inside, key=lambda t: (self.amount(t), self.estimates[t.index], t.index), default=None)
+        return math.inf if delta is None else delta
+
+    @cached_property
+    def inside_all(self) -> list[Trial]:
+        """Candidates that keep all that was asked for, the best first.
+
+        Inside delta the smallest one, of equal ones the one with the lowest estimate; within a target the other way
+        round.
+        """
+        inside = [t for t in self.trials if self.inside(t, self.delta)]
+        if self.state.request.target is not None:
+            return sorted(inside, key=lambda t: (self.estimates[t.index], self.amount(t), t.index))
+        return sorted(inside, key=lambda t: (self.amount(t), self.estimates[t.index], t.index))
+
+    @property
+    def incumbent(self) -> Trial | None:
+        """The best candidate that keeps all that was asked for."""
+        return next(iter(self.inside_all), None)
 
     @cached_property
     def nearest(self) -> Trial | None:
-        """The candidate with the lowest estimate, if possible inside all limits; for when none is inside delta."""
+        """The candidate with the lowest estimate, if possible inside limits and target; for when none is inside."""
         over = self.space.goal.over
         return min(
             self.trials, key=lambda t: (over(t.cost), self.estimates[t.index], self.amount(t), t.index), default=None

@@ -11,14 +11,16 @@ from pydantic import TypeAdapter, ValidationError
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.objective import Goal, Limits, ObjectiveName
 from diminuendo.engine.search.settings import EffortName
-from diminuendo.engine.search.work import Choices, Prepared, Surveyed, Work
+from diminuendo.engine.search.work import OWN, Choices, Prepared, Surveyed, Work
 
-STATE_VERSION = 2
+STATE_VERSION = 8
 
 AcceptName = Literal["estimate", "strict"]
 StageName = Literal["prepare", "survey", "explore", "anneal", "certify", "done"]
 StageNumber = Literal[1, 2]
-Role = Literal["prepare", "survey", "first", "keep", "bracket", "move", "polish", "final", "control", "judge"]
+Role = Literal[
+    "prepare", "survey", "first", "rival", "keep", "bracket", "move", "polish", "final", "squeeze", "control", "judge"
+]
 
 
 class StateError(ValueError):
@@ -31,20 +33,22 @@ class Request:
 
     Attributes:
         source: Where network and data come from, e.g. ``zoo:digits``.
-        delta: Tolerance, in points of the metric.
+        delta: Tolerance, in points of the metric; None where there is a target in its place.
         threads: Threads of every evaluation; part of the numerics, hence of the decisions.
         formats: Forms that layers may take; empty: those of the effort.
-        objective: The figure that gets as small as it can.
-        limits: (figure, the most it may be): in params, MACs, or MB of 2^20 bytes.
+        objective: The figure that gets as small as it can; the target's where there is one.
+        limits: (figure, the most it may be): in params, MACs, MB of 2^20 bytes, or ms for one sample.
         freeze: Shell patterns over the names of layers that stay dense.
         max_ratio: (pattern, the most by which the params of such a layer may shrink).
         multiple: What ranks are multiples of, but for the lowest and the highest of a format.
         stage: 1 stops after the exploration, 2 anneals.
         budget: (``evaluations``, ``epochs`` or ``minutes``, the most of it); see `search.budget`.
+        target: In place of delta: (figure, the most it may be), in the units of the limits. The least drop within it
+            is looked for.
     """
 
     source: str
-    delta: float
+    delta: float | None
     seed: int = 0
     effort: EffortName = "normal"
     accept: AcceptName = "estimate"
@@ -57,11 +61,12 @@ class Request:
     multiple: int = 1
     stage: StageNumber = 2
     budget: tuple[tuple[Literal["evaluations", "epochs", "minutes"], float], ...] = ()
+    target: tuple[ObjectiveName, float] | None = None
 
     @property
     def goal(self) -> Goal:
         """What is made small and what is kept inside limits."""
-        return Goal(self.objective, self.limits)
+        return Goal(self.objective, self.limits, None if self.target is None else self.target[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Pending:
     work: Work
     role: Role
     parent: int | None = None
-    lineage_epochs: int = 0
+    lineage_epochs: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ class Trial:
     role: Role
     choices: Choices
     parent: int | None
-    epochs: int
-    lineage_epochs: int
+    epochs: float
+    lineage_epochs: float
     cost: Cost
     drop: float | None
     divergence: float | None
@@ -102,6 +107,7 @@ class State:
     Attributes:
         pending: Asked and not told, in proposal order; the first one is told next.
         asked: Works asked so far; the index of the next one.
+        own: Weight of the owner's loss that the search has settled on.
         round: Which round of exploration is under way.
         step: Step of the annealing, in log of the objective.
         moves: Annealing proposals made so far.
@@ -109,7 +115,9 @@ class State:
         seconds: Evaluator seconds so far; reported only.
         tuning_s: Those of the evaluations.
         elapsed_s: Seconds that the job has taken, as far as its driver told.
+        surveyed_s: Those of them before the first candidate.
         ended: Why the search was told to end early; empty while it was not.
+        warnings: All that were raised, as in `Step.warnings`.
     """
 
     request: Request
@@ -118,15 +126,18 @@ class State:
     surveys: list[Surveyed] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     asked: int = 0
+    own: float = OWN
     trials: list[Trial] = field(default_factory=list)
     round: Literal["first", "keep", "bracket"] = "first"
     step: float = 0.0
     moves: int = 0
-    epochs: int = 0
+    epochs: float = 0.0
     seconds: float = 0.0
     tuning_s: float = 0.0
     elapsed_s: float = 0.0
+    surveyed_s: float = 0.0
     ended: str = ""
+    warnings: list[tuple[str, str]] = field(default_factory=list)
     version: int = STATE_VERSION
 
 

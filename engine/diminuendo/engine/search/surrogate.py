@@ -33,7 +33,7 @@ class Observation:
     plan: Plan
     divergence: float
     drop: float
-    epochs: int = 0
+    epochs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def fit_weights(space: Space, seen: Sequence[Observation], *, sweeps: int = 30) 
     if useful.sum() >= LEAST_TRIALS:
         rows, sums = rows[useful], sums[useful]
         divergence = np.array([max(FLOOR, o.divergence) for o in seen])[useful]
-        epochs = np.array([float(o.epochs) for o in seen])[useful]
+        epochs = np.array([o.epochs for o in seen])[useful]
         trend = np.stack([np.ones(len(sums)), np.log(sums), np.log1p(epochs)], axis=1)
         residual = np.log(divergence) - trend @ np.linalg.lstsq(trend, np.log(divergence), rcond=None)[0]
         target = np.exp(np.clip(residual, -math.log(CLIP), math.log(CLIP)))

@@ -14,11 +14,35 @@ from pydantic import Field, TypeAdapter
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
+from diminuendo.engine.search.wiring import Wiring
 
-ENGINE_REVISION = 3
+ENGINE_REVISION = 11
 """Raised whenever the same work would give another outcome than before; part of every key."""
 
+OWN, OWN_RIVAL = 0.03, 1.0
+"""Weight of the owner's loss beside the distillation, and the other one that a search tries."""
+
 Choices = tuple[tuple[str, Choice], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """How a tuning computes. Scoring is in the weights' own type always.
+
+    Attributes:
+        dtype: Of the weights.
+        bf16: Whether forwards are under bfloat16's autocast.
+        channels_last: Order of the weights of a network on images.
+    """
+
+    dtype: str = "float32"
+    bf16: bool = False
+    channels_last: bool = True
+
+    def __str__(self) -> str:
+        """For people, e.g. ``float32, channels_last``."""
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return f"{'bfloat16 autocast' if self.bf16 else self.dtype}, {layout}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +63,7 @@ class SurveyLayer:
         formats: Names of the formats to consider.
         points: Measurements of the damage for each format; 0: only factors are wanted, no options come back.
         multiple: What ranks between the ends of a format's ladder are multiples of.
+        latency: Whether the layer and its forms are to be timed.
     """
 
     source: str
@@ -50,6 +75,7 @@ class SurveyLayer:
     formats: tuple[str, ...] = FORMAT_NAMES
     points: int = 4
     multiple: int = 1
+    latency: bool = False
     kind: Literal["survey"] = "survey"
 
 
@@ -67,10 +93,13 @@ class Evaluate:
 
     Attributes:
         factors: For every layer that is not dense: (layer, format, sha256 of its factors).
-        epochs: Epochs of fine-tuning over the training data; 0 only re-estimates BatchNorm.
+        epochs: Passes of fine-tuning over the training data, or a part of one; 0 only re-estimates BatchNorm.
         rate: Peak learning rate, relative to the recipe's.
         seed: The job's seed, which the evaluation data is split by.
-        tuning_seed: Seed of this tuning's order of samples and augmentation.
+        tuning_seed: Seed of this tuning's order of samples.
+        start: Epochs that the parent's weights have had: the data goes on where they ended.
+        own: Weight of the owner's loss, where the recipe says none.
+        numerics: How it is tuned, as prepared.
     """
 
     source: str
@@ -78,11 +107,14 @@ class Evaluate:
     choices: Choices
     factors: tuple[tuple[str, str, str], ...]
     parent: Tuned | None
-    epochs: int
+    epochs: float
     rate: float
     tuning_seed: int
     seed: int
     threads: int
+    start: float = 0.0
+    numerics: Numerics = Numerics()
+    own: float = OWN
     kind: Literal["evaluate"] = "evaluate"
 
 
@@ -103,6 +135,25 @@ Question = Annotated[Prepare | SurveyLayer | Evaluate | Judge, Field(discriminat
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of targets that are class indices.
+
+    Attributes:
+        classes: That the network tells apart.
+        majority: Share of the search half that is of its commonest class.
+        unseen: Classes of the training data or the sealed half that the search half has no samples of.
+        unjudged: Classes of the training data or the search half that the sealed half has no samples of.
+        top1: Whether the metric is how often the largest logit is the target's.
+    """
+
+    classes: int
+    majority: float
+    unseen: tuple[int, ...] = ()
+    unjudged: tuple[int, ...] = ()
+    top1: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Outcome of `Prepare`.
 
@@ -114,6 +165,13 @@ class Prepared:
         layers: Every layer that can be compressed, in the network's order, with its dense cost.
         left_dense: (layer, reason) for layers with weights that cannot.
         moments: sha256 of the covariances.
+        wiring: Which layers feed which.
+        own: Weight of the owner's loss as the recipe has it; None: to be found.
+        epoch_s: Seconds that an epoch of tuning the original takes, about: its steps alone.
+        numerics: How tuning is fastest where this was prepared, and so how every candidate is tuned.
+        labels: None where targets are no class indices.
+        hits: Whether each sample's value of the metric is 0 or 100.
+        deviation: Standard deviation of the original's values on the search half, in points.
     """
 
     task: str
@@ -128,6 +186,13 @@ class Prepared:
     left_dense: tuple[tuple[str, str], ...]
     moments: str
     seconds: float
+    epoch_s: float = 0.0
+    numerics: Numerics = Numerics()
+    own: float | None = None
+    labels: Labels | None = None
+    hits: bool = False
+    deviation: float = 0.0
+    wiring: Wiring = ()
     kind: Literal["prepared"] = "prepared"
 
 
@@ -137,14 +202,31 @@ class Option:
 
     Attributes:
         energy: Share of the layer's output variance on the data that this form is expected to drop, 0 to 1.
-        damage: KL divergence to the original, in nats per sample, when only this layer takes this form and
-            BatchNorm is re-estimated; from the calibrated monotone curve.
+        damage: KL divergence to the original, in nats per sample, when only this layer takes this form and both
+            networks' BatchNorms after it go by the batch's statistics; from the calibrated monotone curve.
     """
 
     choice: Choice
     cost: Cost
     energy: float
     damage: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """A layer timed in the original network, both in the same runs. Options' latencies are relative to it.
+
+    Attributes:
+        dense_ns: Of the layer, over all its calls in a forward of one sample.
+        whole_ns: Of the whole forward.
+        spread: How far the measurements were apart, 0.1 is 10 %.
+        machine: What they were made on.
+    """
+
+    dense_ns: int
+    whole_ns: int
+    spread: float
+    machine: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +237,7 @@ class Surveyed:
         factors: (format, sha256) of the factors in the store.
         options: Forms of this layer other than dense, by format and then by cost.
         measured: (format, ranks, KL) as measured for the calibration.
+        time: Of the layer itself; None where it was not asked for.
     """
 
     layer: str
@@ -162,6 +245,7 @@ class Surveyed:
     options: tuple[Option, ...]
     measured: tuple[tuple[str, tuple[int, ...], float], ...]
     seconds: float
+    time: LayerTime | None = None
     kind: Literal["surveyed"] = "surveyed"
 
 
@@ -209,7 +293,13 @@ class ProfileSummary:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Outcome of `Judge`: finalists in the order asked."""
+    """Outcome of `Judge`: finalists in the order asked.
+
+    Attributes:
+        machine: What the times of the profiles were measured on.
+        time_ratios: How many times as fast as the original each finalist is, whole and side by side.
+        time_spread: How far those were apart from round to round, 0.1 is 10 %.
+    """
 
     original: float
     finalists: tuple[Verdict, ...]
@@ -218,10 +308,12 @@ class Judged:
     profiles: tuple[ProfileSummary, ...]
     machine: str
     seconds: float
+    time_ratios: tuple[float, ...] = ()
+    time_spread: float = 0.0
     kind: Literal["judged"] = "judged"
 
 
-FailureReason = Literal["USER_CODE", "OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT", "INTERNAL"]
+FailureReason = Literal["USER_CODE", "OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT", "ARTIFACT_MISSING", "INTERNAL"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +349,17 @@ class Work:
     def key(self) -> str:
         """sha256 of the question and the engine's revision: everything that the outcome depends on."""
         return hashlib.sha256(b"%d:" % ENGINE_REVISION + QUESTION.dump_json(self.question)).hexdigest()
+
+
+def artifacts_of(answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> tuple[str, ...]:
+    """sha256s of what an outcome has in the artifact store, without which it is of no use."""
+    if isinstance(answer, Prepared):
+        return (answer.moments,)
+    if isinstance(answer, Surveyed):
+        return tuple(sha256 for _, sha256 in answer.factors)
+    if isinstance(answer, Evaluated) and answer.weights is not None:
+        return (answer.weights,)
+    return ()
 
 
 def answer_to_bytes(answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> bytes:
