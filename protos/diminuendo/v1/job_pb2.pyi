@@ -86,7 +86,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_CANCELLED: _JobState.ValueType  # 4
     """Ended on request. No result."""
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 5
-    """Ended with a result, which may or may not be inside delta: see JobResult.inside_delta."""
+    """Ended with a result, which may or may not keep what was asked for: see JobResult.inside_delta."""
     JOB_STATE_FAILED: _JobState.ValueType  # 6
     """Ended without a result; the reason is in JobFailure."""
 
@@ -103,7 +103,7 @@ JOB_STATE_CANCELLING: JobState.ValueType  # 3
 JOB_STATE_CANCELLED: JobState.ValueType  # 4
 """Ended on request. No result."""
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 5
-"""Ended with a result, which may or may not be inside delta: see JobResult.inside_delta."""
+"""Ended with a result, which may or may not keep what was asked for: see JobResult.inside_delta."""
 JOB_STATE_FAILED: JobState.ValueType  # 6
 """Ended without a result; the reason is in JobFailure."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
@@ -265,34 +265,198 @@ class JobSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     EFFORT_FIELD_NUMBER: _builtins.int
     ACCEPT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    FORMATS_FIELD_NUMBER: _builtins.int
+    FREEZE_FIELD_NUMBER: _builtins.int
+    MAX_RATIO_FIELD_NUMBER: _builtins.int
+    MULTIPLE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     zoo: _builtins.str
     """A network of the built-in zoo with its weights and data, e.g. `digits`."""
     delta: _builtins.float
-    """Tolerance: the largest loss of the metric, in points, 0 < delta <= 100. Required."""
+    """Tolerance: the largest loss of the metric, in points, 0 < delta <= 100; the smallest network inside it is looked
+    for. Required, unless there is a target in its place.
+    """
     seed: _builtins.int
-    """Seed of every random choice. Default 0."""
+    """Seed of every random choice, from 0 up. Default 0."""
     effort: Global___Effort.ValueType
     """How much searching is done. Default EFFORT_NORMAL."""
     accept: Global___Accept.ValueType
-    """What counts as inside delta. Default ACCEPT_ESTIMATE."""
+    """What counts as inside delta. Default ACCEPT_ESTIMATE; of no use beside a target, and refused there."""
+    objective: _builtins.str
+    """The figure that gets as small as it can, see Limit.figure. Default `params`; a target has its own."""
+    multiple: _builtins.int
+    """What ranks are multiples of, but for the lowest and the highest of each format: 1 to 1024. Default 1."""
+    stage: _builtins.int
+    """1: the search stops after the exploration; 2: it anneals too. Default 2."""
+    @_builtins.property
+    def target(self) -> Global___Limit:
+        """In place of delta: the most that a figure may be; the network within it that loses least is looked for."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """The most that figures may be, each at most once. What breaks one is never returned as inside delta."""
+
+    @_builtins.property
+    def formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Formats that layers may take, e.g. `svd`, `tucker2`; each at most once. Empty: those of the effort."""
+
+    @_builtins.property
+    def freeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers that stay dense: shell patterns over layer names, where `*` spans dots. At most 256, each of 1 to 256
+        characters.
+        """
+
+    @_builtins.property
+    def max_ratio(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaxRatio]:
+        """The most by which the params of layers may shrink, by pattern; of several that mean a layer the least counts. At
+        most 256, each pattern at most once.
+        """
+
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """How much may be spent. Default: as much as the effort takes."""
+
     def __init__(
         self,
         *,
         zoo: _builtins.str = ...,
-        delta: _builtins.float = ...,
+        delta: _builtins.float | None = ...,
         seed: _builtins.int = ...,
         effort: Global___Effort.ValueType = ...,
         accept: Global___Accept.ValueType = ...,
+        target: Global___Limit | None = ...,
+        objective: _builtins.str = ...,
+        limits: _abc.Iterable[Global___Limit] | None = ...,
+        formats: _abc.Iterable[_builtins.str] | None = ...,
+        freeze: _abc.Iterable[_builtins.str] | None = ...,
+        max_ratio: _abc.Iterable[Global___MaxRatio] | None = ...,
+        multiple: _builtins.int | None = ...,
+        stage: _builtins.int | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "zoo", b"zoo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_stage", b"_stage", "budget", b"budget", "delta", b"delta", "multiple", b"multiple", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "delta", b"delta", "effort", b"effort", "seed", b"seed", "source", b"source", "zoo", b"zoo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_stage", b"_stage", "accept", b"accept", "budget", b"budget", "delta", b"delta", "effort", b"effort", "formats", b"formats", "freeze", b"freeze", "limits", b"limits", "max_ratio", b"max_ratio", "multiple", b"multiple", "objective", b"objective", "seed", b"seed", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
+    _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
+    _WhichOneofReturnType__multiple: _TypeAlias = _typing.Literal["multiple"]  # noqa: Y015
+    _WhichOneofArgType__multiple: _TypeAlias = _typing.Literal["_multiple", b"_multiple"]  # noqa: Y015
+    _WhichOneofReturnType__stage: _TypeAlias = _typing.Literal["stage"]  # noqa: Y015
+    _WhichOneofArgType__stage: _TypeAlias = _typing.Literal["_stage", b"_stage"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["zoo"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__multiple) -> _WhichOneofReturnType__multiple | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stage) -> _WhichOneofReturnType__stage | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Limit(_message.Message):
+    """The most that a figure of the network may be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIGURE_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    figure: _builtins.str
+    """`params`, `macs`, `size`, `memory` or `latency`."""
+    most: _builtins.float
+    """Over 0: params, multiply-adds of one sample, MB of 2^20 bytes of size and of memory, or ms for one sample on an
+    evaluator.
+    """
+    def __init__(
+        self,
+        *,
+        figure: _builtins.str = ...,
+        most: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figure", b"figure", "most", b"most"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class MaxRatio(_message.Message):
+    """The most by which the params of layers may shrink."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATTERN_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    pattern: _builtins.str
+    """Shell pattern over layer names, 1 to 256 characters."""
+    most: _builtins.float
+    """params(original) / params(compressed), from 1 (the layer stays dense) up."""
+    def __init__(
+        self,
+        *,
+        pattern: _builtins.str = ...,
+        most: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most", b"most", "pattern", b"pattern"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaxRatio: _TypeAlias = MaxRatio  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """How much a job may spend, certification included. When it is spent, the best network so far is certified. Unset:
+    without bounds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVALUATIONS_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    MINUTES_FIELD_NUMBER: _builtins.int
+    evaluations: _builtins.int
+    """Candidates that are tuned, finalists and the dense control among them; at least 3."""
+    epochs: _builtins.float
+    """Passes over the training data of all of them; at least 12."""
+    minutes: _builtins.float
+    """Minutes that a coordinator works on the job; over 0. The time without one does not count."""
+    def __init__(
+        self,
+        *,
+        evaluations: _builtins.int | None = ...,
+        epochs: _builtins.float | None = ...,
+        minutes: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epochs", b"_epochs", "_evaluations", b"_evaluations", "_minutes", b"_minutes", "epochs", b"epochs", "evaluations", b"evaluations", "minutes", b"minutes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epochs", b"_epochs", "_evaluations", b"_evaluations", "_minutes", b"_minutes", "epochs", b"epochs", "evaluations", b"evaluations", "minutes", b"minutes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
+    _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__evaluations: _TypeAlias = _typing.Literal["evaluations"]  # noqa: Y015
+    _WhichOneofArgType__evaluations: _TypeAlias = _typing.Literal["_evaluations", b"_evaluations"]  # noqa: Y015
+    _WhichOneofReturnType__minutes: _TypeAlias = _typing.Literal["minutes"]  # noqa: Y015
+    _WhichOneofArgType__minutes: _TypeAlias = _typing.Literal["_minutes", b"_minutes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evaluations) -> _WhichOneofReturnType__evaluations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minutes) -> _WhichOneofReturnType__minutes | None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
 class JobProgress(_message.Message):
@@ -313,7 +477,7 @@ class JobProgress(_message.Message):
     works_expected: _builtins.int
     @_builtins.property
     def best(self) -> Global___Candidate:
-        """The best candidate inside delta on the search half; absent until there is one."""
+        """The best candidate inside delta on the search half, or within the target; absent until there is one."""
 
     def __init__(
         self,
@@ -372,12 +536,17 @@ class JobResult(_message.Message):
     PARAMS_RATIO_FIELD_NUMBER: _builtins.int
     MACS_RATIO_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_RATIO_FIELD_NUMBER: _builtins.int
     inside_delta: _builtins.bool
-    """Whether the certificate's drop is inside delta under the job's accept rule."""
+    """Whether all that was asked for is kept: the certificate's drop is inside delta under the job's accept rule, or the
+    figure is within the target that stands in delta's place; and every limit holds. False: the result is the nearest.
+    """
     drop: _builtins.float
     """Loss of the metric on the sealed half, in points; positive is worse."""
     params_ratio: _builtins.float
     macs_ratio: _builtins.float
+    objective_ratio: _builtins.float
+    """original / compressed of the job's objective, or of its target's figure; 2.0 is half."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultFile]:
         """The result folder: model.safetensors, plan.json, certificate.json, profile.json."""
@@ -390,10 +559,11 @@ class JobResult(_message.Message):
         params_ratio: _builtins.float = ...,
         macs_ratio: _builtins.float = ...,
         files: _abc.Iterable[Global___ResultFile] | None = ...,
+        objective_ratio: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "files", b"files", "inside_delta", b"inside_delta", "macs_ratio", b"macs_ratio", "params_ratio", b"params_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "files", b"files", "inside_delta", b"inside_delta", "macs_ratio", b"macs_ratio", "objective_ratio", b"objective_ratio", "params_ratio", b"params_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,10 @@ Failing = Callable[[Awaitable[object]], Awaitable[Any]]
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
+def limit(figure: str, most: float) -> job_pb2.Limit:
+    return job_pb2.Limit(figure=figure, most=most)
+
+
 async def test_a_job_is_created_and_read(api: Api) -> None:
     request = api.request("my-job", seed=7, effort=job_pb2.EFFORT_QUICK)
     request.job.labels["team"] = "vision"
@@ -40,11 +44,41 @@ async def test_the_server_chooses_an_id(api: Api) -> None:
 @pytest.mark.parametrize(
     ("spec", "field", "says"),
     [
-        ({"delta": float("nan")}, "job.spec.delta", "nan is not a finite number; give"),
-        ({"delta": float("inf")}, "job.spec.delta", "inf is not a finite number; give"),
-        ({"delta": 0.0}, "job.spec.delta", "0 is not above 0; give"),
-        ({"delta": -0.5}, "job.spec.delta", "-0.5 is not above 0; give"),
-        ({"delta": 100.5}, "job.spec.delta", "100.5 is over 100; give"),
+        ({"delta": float("nan")}, "job.spec.delta", "nan is no tolerance; give points of the metric, over 0 and up"),
+        ({"delta": float("inf")}, "job.spec.delta", "inf is no tolerance; give"),
+        ({"delta": 0.0}, "job.spec.delta", "0.0 is no tolerance; give"),
+        ({"delta": -0.5}, "job.spec.delta", "-0.5 is no tolerance; give"),
+        ({"delta": 100.5}, "job.spec.delta", "100.5 is no tolerance; give"),
+        ({"delta": None}, "job.spec.delta", "is missing; give points of the metric, over 0 and up to 100, or a target"),
+        ({"target": limit("size", 1.0)}, "job.spec.target", "size=1.0 is beside delta=1.0; give delta or target, not"),
+        ({"target": limit("size", -1.0), "delta": None}, "job.spec.target", "size=-1.0 is no target; give a number"),
+        (
+            {"target": limit("size", 1.0), "delta": None, "objective": "macs"},
+            "job.spec.objective",
+            "'macs' is beside",
+        ),
+        ({"target": limit("size", 1.0), "delta": None, "accept": job_pb2.ACCEPT_STRICT}, "job.spec.accept", "leave it"),
+        ({"objective": "speed"}, "job.spec.objective", "'speed' is unknown; choose one of params, macs, size, memory"),
+        ({"limits": [limit("speed", 1.0)]}, "job.spec.limits", "'speed' is unknown; choose one of params, macs, size"),
+        ({"limits": [limit("macs", 0.0)]}, "job.spec.limits", "macs=0.0 is no limit; give a number over 0"),
+        (
+            {"limits": [limit("macs", 5.0), limit("macs", 6.0)]},
+            "job.spec.limits",
+            "macs is given 2 times; give it once",
+        ),
+        ({"formats": ["svd", "svd9"]}, "job.spec.formats", "svd9: unknown; choose some of svd, "),
+        ({"freeze": [""]}, "job.spec.freeze", "'' is no pattern; give layer names, with * for any part"),
+        ({"freeze": ["a" * 257]}, "job.spec.freeze", "has 257 characters; give at most 256"),
+        ({"max_ratio": [job_pb2.MaxRatio(pattern="fc", most=0.5)]}, "job.spec.max_ratio", "fc=0.5 is no ratio; give a"),
+        ({"multiple": 0}, "job.spec.multiple", "0 is no multiple of ranks; give a whole number from 1 to 1024"),
+        ({"multiple": 1025}, "job.spec.multiple", "1025 is no multiple"),
+        ({"stage": 0}, "job.spec.stage", "0 is unknown; give 1 (stop after exploration) or 2 (anneal too)"),
+        (
+            {"budget": job_pb2.Budget(evaluations=2)},
+            "job.spec.budget",
+            "evaluations=2.0 is too little; give at least",
+        ),
+        ({"budget": job_pb2.Budget(minutes=0)}, "job.spec.budget", "minutes=0.0 is no budget; give a number over 0"),
         ({"zoo": "digit"}, "job.spec.zoo", "'digit'; did you mean 'digits'?"),
         ({"zoo": "x"}, "job.spec.zoo", "known networks: "),
         ({"zoo": ""}, "job.spec.zoo", "name one whose weights come with the package: digits"),
@@ -56,7 +90,7 @@ async def test_the_server_chooses_an_id(api: Api) -> None:
             "its files are, without a server: diminuendo compress 'zoo:vgg19?classes=16' --weights FILE --data DIR",
         ),
         ({"zoo": "resnet18_imagenet"}, "job.spec.zoo", "as digits has; bring network and data as a bundle"),
-        ({"seed": -1}, "job.spec.seed", "-1 is negative; give"),
+        ({"seed": -1}, "job.spec.seed", "-1 is out of range; give a whole number from 0"),
         ({"effort": 9}, "job.spec.effort", "9 is not known here; give one of EFFORT_UNSPECIFIED, EFFORT_QUICK"),
         ({"accept": -1}, "job.spec.accept", "-1 is not known here; give one of"),
         ({"parent": "p"}, "parent", "'p' is no project; give projects/PROJECT"),
@@ -100,6 +134,38 @@ async def test_bad_labels_are_refused(api: Api, failing: Failing, labels: dict[s
 async def test_all_bad_fields_are_told_at_once(api: Api, failing: Failing) -> None:
     failure = await failing(api.jobs.CreateJob(api.request("A", parent="x", delta=-1.0, zoo="digts")))
     assert set(failure.fields) == {"parent", "job_id", "job.spec.delta", "job.spec.zoo"}
+    failure = await failing(api.jobs.CreateJob(api.request(effort=9, accept=7, stage=3, limits=[limit("macs", -1)])))
+    assert set(failure.fields) == {f"job.spec.{name}" for name in ("effort", "accept", "stage", "limits")}
+
+
+async def test_every_wish_is_kept_and_given_back(api: Api) -> None:
+    wishes: dict[str, Any] = {
+        "objective": "macs",
+        "limits": [limit("size", 0.1), limit("memory", 0.5)],
+        "formats": ["svd", "tucker2"],
+        "freeze": ["conv", "block1.*"],
+        "max_ratio": [job_pb2.MaxRatio(pattern="fc", most=1.0)],
+        "multiple": 8,
+        "stage": 1,
+        "budget": job_pb2.Budget(evaluations=20, epochs=100.5, minutes=0.5),
+    }
+    job = await api.create("mine", **wishes)
+    assert job.spec == job_pb2.JobSpec(zoo="digits", delta=1.0, **wishes)
+    assert (await api.lease()).job.spec == job.spec
+    aimed = await api.create(delta=None, target=limit("size", 1.5))
+    assert not aimed.spec.HasField("delta")
+    assert (await api.get(aimed.name)).spec.target == limit("size", 1.5)
+
+
+async def test_a_wish_of_a_newer_version_is_refused_instead_of_left_out(api: Api, failing: Failing) -> None:
+    """Field 99 of the spec, and field 9 of its budget, as a newer client would send them."""
+    for content, number in ((b"\x9a\x06\x01x", 99), (b"r\x02H\x01", 9)):
+        request = api.request()
+        request.job.spec.MergeFromString(content)
+        failure = await failing(api.jobs.CreateJob(request))
+        assert failure.fields == {
+            "job.spec": f"fields {number} are not known to this server; update it, or leave them out"
+        }
 
 
 async def test_the_edges_of_delta_are_fine(api: Api) -> None:

@@ -46,7 +46,8 @@ def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> bool:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)  # evaluators import the tests' workers
+    # Evaluators import the tests' workers, and whatever the tests themselves import.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     try:
         with connected(address=None, evaluators=2) as cluster:
             yield cluster

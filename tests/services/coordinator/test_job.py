@@ -140,3 +140,49 @@ def test_a_job_of_a_newer_version_fails_with_the_reason(server: Server, executor
     job = server.get(given.job.name)
     assert job.state == job_pb2.JOB_STATE_FAILED
     assert f"spec.{field}=9" in job.failure.message
+
+
+def test_a_remembered_outcome_whose_artifact_is_gone_is_computed_again(server: Server, executors: Executors) -> None:
+    store = DirectoryStore(executors.folder)
+    first = server.create().name
+    executor = executors(WORLD, evaluators=1)
+    run(server, executor, executors.folder)
+    works = executor.stats().works_done
+    contents = {stored.sha256: store.get(stored.sha256) for stored in store.stored()}
+    results = {file.sha256 for file in server.get(first).result.files}
+    lost = sorted(set(contents) - results)[:3]
+    for sha256 in lost:
+        store.path(sha256).unlink()
+
+    again = server.create().name
+    run(server, executor, executors.folder)
+    job = server.get(again)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert works < executor.stats().works_done <= works + len(lost)
+    assert steps(server, again) == steps(server, first)
+    assert {sha256: store.get(sha256) for sha256 in contents} == contents
+
+
+def test_a_search_whose_state_names_what_is_gone_starts_again_and_computes_that(
+    server: Server, executors: Executors
+) -> None:
+    store = DirectoryStore(executors.folder)
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 12, timeout_s=60)
+    server.stop.set()
+    running.join(15)
+    server.stop.clear()
+    contents = {stored.sha256: store.get(stored.sha256) for stored in store.stored()}
+    for sha256 in contents:  # all of it: whichever parent the next candidate starts from is among them
+        store.path(sha256).unlink()
+    run(server, executor, executors.folder)
+    job = server.get(name)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job.failure
+    assert store.missing(contents) == set()
+    events = server.events(name)
+    assert "ARTIFACT_MISSING" in [e.warning.reason for e in events if e.WhichOneof("kind") == "warning"]
+    committed = [e.step_committed.step for e in events if e.WhichOneof("kind") == "step_committed"]
+    assert committed == list(range(len(committed)))

@@ -12,7 +12,7 @@ from tests.engine.search.world import World
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import AnyAnswer
-from diminuendo.engine.search.work import Evaluate, Evaluated, Prepare, SurveyLayer, Work
+from diminuendo.engine.search.work import Evaluate, Evaluated, Prepare, Prepared, Surveyed, SurveyLayer, Work
 from diminuendo.engine.store import DirectoryStore
 
 SCRIPTED = "tests.services.coordinator.workers:ScriptedWorker"
@@ -81,7 +81,14 @@ class WorldWorker:
     def run(self, work: Work) -> AnyAnswer:
         time.sleep(self.seconds)
         answer = self.world.run(work)
+        if isinstance(answer, Prepared):
+            return replace(answer, moments=self.store.put(answer.moments.encode()))
+        if isinstance(answer, Surveyed):
+            factors = tuple((name, self.store.put(content.encode())) for name, content in answer.factors)
+            return replace(answer, factors=factors)
         if isinstance(answer, Evaluated) and answer.weights is not None:
+            if isinstance(work.question, Evaluate) and work.question.parent is not None:
+                self.store.get(work.question.parent.weights)
             return replace(answer, weights=self.store.put(answer.weights.encode()))
         return answer
 

@@ -164,8 +164,10 @@ class Changes:
         jobs: Names of jobs with new events.
         queue: Whether a job may have become free to be leased.
         cancelling: Whether a job has come to wait for its coordinator to let go.
+        everything: Changes may have been missed: whoever waits for any is to look.
     """
 
     jobs: frozenset[str] = frozenset()
     queue: bool = False
     cancelling: bool = False
+    everything: bool = False

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import math
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diminuendo.v1 import job_pb2, job_service_pb2
 
+from diminuendo.engine.search.check import problems as wrong_in
 from diminuendo.engine.zoo import catalog
 from diminuendo.services.common.errors import InvalidFieldError, Violation
+from diminuendo.services.common.spec import ACCEPTS, EFFORTS, to_request, unknown_fields
 from diminuendo.services.conductor.records import NewJob, RequestId, State
 
 COMPONENT = re.compile(r"[a-z0-9-]{1,63}")
@@ -204,27 +205,26 @@ def _zoo(problems: Problems, text: str) -> None:
 
 
 def _spec(problems: Problems, spec: job_pb2.JobSpec) -> None:
+    """Source and enums here; what is asked of the search by the engine's own rules."""
+    unknown = unknown_fields(spec)
+    if unknown:
+        numbers = ", ".join(map(str, unknown))
+        problems.add("job.spec", f"fields {numbers} are not known to this server; update it, or leave them out")
     _zoo(problems, spec.zoo)
-    _delta(problems, spec.delta)
-    if spec.seed < 0:
-        problems.add("job.spec.seed", f"{spec.seed} is negative; give a whole number from 0 to {2**63 - 1}")
-    _enum(problems, "job.spec.effort", spec.effort, job_pb2.Effort.keys())
-    _enum(problems, "job.spec.accept", spec.accept, job_pb2.Accept.keys())
+    known = job_pb2.JobSpec()
+    known.CopyFrom(spec)
+    if spec.effort not in EFFORTS:
+        _unknown(problems, "effort", spec.effort, job_pb2.Effort.keys())
+        known.effort = job_pb2.EFFORT_UNSPECIFIED
+    if spec.accept not in ACCEPTS:
+        _unknown(problems, "accept", spec.accept, job_pb2.Accept.keys())
+        known.accept = job_pb2.ACCEPT_UNSPECIFIED
+    for problem in wrong_in(to_request(known)):
+        problems.add(f"job.spec.{problem.field}", problem.text)
 
 
-def _delta(problems: Problems, delta: float) -> None:
-    remedy = "give the largest loss of the metric in points, above 0 and at most 100, e.g. 1.0"
-    if not math.isfinite(delta):
-        problems.add("job.spec.delta", f"{delta} is not a finite number; {remedy}")
-    elif delta <= 0:
-        problems.add("job.spec.delta", f"{delta:g} is not above 0; {remedy}")
-    elif delta > 100:
-        problems.add("job.spec.delta", f"{delta:g} is over 100; {remedy}")
-
-
-def _enum(problems: Problems, field: str, number: int, names: Collection[str]) -> None:
-    if not 0 <= number < len(names):
-        problems.add(field, f"{number} is not known here; give one of {', '.join(names)}")
+def _unknown(problems: Problems, field: str, number: int, names: Sequence[str]) -> None:
+    problems.add(f"job.spec.{field}", f"{number} is not known here; give one of {', '.join(names)}")
 
 
 def _labels(problems: Problems, labels: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +20,10 @@ def coordinator(
         str | None, typer.Option(help="HOST:PORT of the conductor.", show_default="127.0.0.1:50300")
     ] = None,
     artifacts: Annotated[
-        Path | None, typer.Option(help="Folder of the artifacts.", show_default="./diminuendo-data/artifacts")
+        str | None,
+        typer.Option(
+            help="Folder of the artifacts, or s3://BUCKET/PREFIX.", show_default="./diminuendo-data/artifacts"
+        ),
     ] = None,
     evaluators: Annotated[
         int | None, typer.Option(help="Number of evaluators.", show_default="one per GPU, else per CPU core")

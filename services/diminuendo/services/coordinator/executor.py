@@ -37,7 +37,7 @@ class RayExecutor:
         """Start the evaluators; they take works as they become ready.
 
         Args:
-            artifacts: Folder of the artifact store, at the same path on every node.
+            artifacts: Where the artifact store is, the same on every node: see `diminuendo.engine.stores`.
             worker: ``module:Class`` of the evaluators' worker.
         """
 

@@ -14,7 +14,7 @@ from diminuendo.v1 import job_pb2
 from diminuendo.engine.search.drive import Stopped, drive
 from diminuendo.engine.search.session import Finished, Request, Session, StateError
 from diminuendo.engine.search.work import Failed
-from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.store import SharedStore
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
 from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
@@ -26,6 +26,9 @@ from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError
 log = logs.get(__name__)
 
 Outcome = job_pb2.JobResult | job_pb2.JobFailure | v1.Cancelled
+MAX_RESTARTS = 2
+"""How often a job's search starts again because the artifact store has lost something."""
+
 _PARTING_S = 3.0
 """How long a process that is stopping tries to give its job back; otherwise the lease's end does."""
 
@@ -40,7 +43,7 @@ class JobRunner:
 
     conductor: Conductor
     executor: RayExecutor
-    store: DirectoryStore
+    store: SharedStore
     stop: threading.Event
 
     def run(self, given: v1.Lease, *, asked_at: float) -> None:
@@ -95,11 +98,12 @@ class JobRunner:
             next_step=given.next_step,
             stop=self.stop,
             take_warnings=self.executor.take_warnings,
+            missing=self.store.missing,
         )
         session = _session(given, request, journal)
         before = self.executor.stats()
         try:
-            return drive(session, self.executor, journal)
+            return self._to_its_end(session, journal)
         finally:
             self.executor.cancel()
             after = self.executor.stats()
@@ -110,6 +114,20 @@ class JobRunner:
                 busy_s=round(sum(s for _, s in after.busy_seconds) - sum(s for _, s in before.busy_seconds), 3),
                 idle_ready_s=round(after.idle_ready_seconds - before.idle_ready_seconds, 3),
             )
+
+    def _to_its_end(self, session: Session, journal: ConductorJournal) -> Finished | Failed:
+        """Drive the search; where the store lost what its state refers to, from the beginning.
+
+        Then outcomes that are whole are remembered, and the others are computed again.
+        """
+        for _ in range(MAX_RESTARTS):
+            outcome = drive(session, self.executor, journal)
+            if not (isinstance(outcome, Failed) and outcome.reason == "ARTIFACT_MISSING"):
+                return outcome
+            log.warning("artifact_missing", reason=outcome.message)
+            journal.warn("ARTIFACT_MISSING", f"the search starts again and computes what is lost: {outcome.message}")
+            session = Session(session.request)
+        return drive(session, self.executor, journal)
 
     def _end(self, lease: HeldLease, outcome: Outcome | None) -> None:
         """Release the job; an outcome that the conductor refuses fails it, instead of being tried for ever."""

@@ -12,7 +12,15 @@ from pydantic import ValidationError
 
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.session import Request, Session, Step
-from diminuendo.engine.search.work import Failed, Prepare, Prepared, Work, answer_from_bytes, answer_to_bytes
+from diminuendo.engine.search.work import (
+    Failed,
+    Prepare,
+    Prepared,
+    Work,
+    answer_from_bytes,
+    answer_to_bytes,
+    artifacts_of,
+)
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
@@ -22,6 +30,10 @@ log = logs.get(__name__)
 Answer = TypeVar("Answer")
 
 _MAX_OUTCOME, _MAX_STATE, _MAX_KEYS = 2**20, 3 * 2**20, 1000
+
+
+def _none_missing(_sha256s: Sequence[str]) -> set[str]:
+    return set()
 
 
 class ConductorJournal:
@@ -40,6 +52,7 @@ class ConductorJournal:
         next_step: int,
         stop: threading.Event,
         take_warnings: Callable[[], list[tuple[str, str]]] = list,
+        missing: Callable[[Sequence[str]], set[str]] = _none_missing,
     ) -> None:
         """Write under a lease.
 
@@ -48,9 +61,10 @@ class ConductorJournal:
                 search that starts again comes past them and they are not written again.
             stop: Set when this process is to end.
             take_warnings: (reason, message) of what happened outside the search since the last step.
+            missing: Those of the sha256s that the artifact store lacks.
         """
         self._conductor, self._lease, self._stop = conductor, lease, stop
-        self._next_step, self._take_warnings = next_step, take_warnings
+        self._next_step, self._take_warnings, self._missing = next_step, take_warnings, missing
         self._warnings: list[tuple[str, str]] = []
         self._prepared_key = Work(0, Prepare(request.source, request.seed, request.threads), "").key
         self._prepared: Prepared | None = None
@@ -60,11 +74,20 @@ class ConductorJournal:
         self._warnings.append((reason, message))
 
     def recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
-        """Outcomes known by key; those that this version cannot read are not known."""
+        """Outcomes known by key.
+
+        Those that this version cannot read are not known, nor are those whose weights or factors are gone: they are
+        computed again.
+        """
         found: dict[str, AnyAnswer] = {}
         for start in range(0, len(keys), _MAX_KEYS):
             found |= self._recall(keys[start : start + _MAX_KEYS])
-        return found
+        wanted = {key: artifacts_of(answer) for key, answer in found.items()}
+        gone = self._missing([sha256 for several in wanted.values() for sha256 in several])
+        lost = [key for key, several in wanted.items() if not gone.isdisjoint(several)]
+        for key in lost:
+            log.warning("artifact_missing", key=key, sha256s=sorted(gone.intersection(wanted[key])))
+        return {key: answer for key, answer in found.items() if key not in lost}
 
     def record(self, done: Done) -> None:
         """Store an outcome.

@@ -9,8 +9,9 @@ import grpc
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from google.protobuf.duration_pb2 import Duration
 
-from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.stores import LocationError, open_store, resolved
 from diminuendo.services.common import logs
+from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator.cluster import connected
 from diminuendo.services.coordinator.dispatcher import Limits
 from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
@@ -30,16 +31,20 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
     """Coordinate until told to stop; returns the exit code: 1 when the Ray cluster was lost.
 
     Raises:
-        StartError: The Ray cluster cannot be used.
+        StartError: The Ray cluster or the artifacts cannot be used.
     """
-    artifacts = settings.artifacts.resolve()
+    artifacts = resolved(settings.artifacts)
+    try:
+        store = open_store(artifacts)
+    except LocationError as error:
+        raise StartError(f"artifacts: {error}") from None
     with connected(address=settings.ray_address, evaluators=settings.evaluators) as cluster:
         watch.install()  # ray.init has put its own handler in the place of ours
         limits = Limits(work_s=settings.work_timeout_s)
-        with RayExecutor(cluster, str(artifacts), limits=limits) as executor:
+        with RayExecutor(cluster, artifacts, limits=limits) as executor:
             conductor = Conductor(settings.conductor, stop.event)
             log.info("coordinating", conductor=settings.conductor, evaluators=cluster.evaluators)
-            runner = JobRunner(conductor, executor, DirectoryStore(artifacts), stop.event)
+            runner = JobRunner(conductor, executor, store, stop.event)
             try:
                 _loop(settings.name, cluster.evaluators, runner, stop)
             except ClusterLostError:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from diminuendo.engine.stores import check_location
 from diminuendo.services.common.settings import ServiceSettings
 
 
@@ -15,7 +14,8 @@ class CoordinatorSettings(ServiceSettings):
 
     Attributes:
         conductor: HOST:PORT of the conductor's gRPC.
-        artifacts: Folder of the artifact store, the conductor's own; on a cluster of several machines a shared one.
+        artifacts: Where the artifacts are, as for the conductor: a folder, on a cluster of several machines a shared
+            one, or ``s3://BUCKET/PREFIX``.
         evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
         name: Unique among the coordinators that are alive.
         ray_address: HOST:PORT of a Ray cluster, or ``auto``; None: a local Ray of its own.
@@ -26,9 +26,14 @@ class CoordinatorSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DIMINUENDO_COORDINATOR_")
 
     conductor: str = Field("127.0.0.1:50300", pattern=r"^[^\s/]+:\d{1,5}$")
-    artifacts: Path = Path("diminuendo-data/artifacts")
+    artifacts: str = "diminuendo-data/artifacts"
     evaluators: int | None = Field(None, ge=1, le=10_000)
     name: str = Field("local", min_length=1, max_length=255)
     ray_address: str | None = Field(None, min_length=1)
     work_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, allow_inf_nan=False)
     with_parent: bool = False
+
+    @field_validator("artifacts")
+    @classmethod
+    def _is_location(cls, value: str) -> str:
+        return check_location(value)

@@ -5,24 +5,13 @@ from __future__ import annotations
 from diminuendo.v1 import job_pb2
 
 from diminuendo.engine.cost import ratio
+from diminuendo.engine.search.check import RequestError, check
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.session import Best, Finished, Request, StageName, Step
-from diminuendo.engine.search.settings import EffortName
-from diminuendo.engine.search.state import AcceptName
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Prepared
-from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.store import SharedStore
+from diminuendo.services.common import spec as common
 
-_EFFORTS: dict[int, EffortName] = {
-    job_pb2.EFFORT_UNSPECIFIED: "normal",
-    job_pb2.EFFORT_QUICK: "quick",
-    job_pb2.EFFORT_NORMAL: "normal",
-    job_pb2.EFFORT_DEEP: "deep",
-}
-_ACCEPTS: dict[int, AcceptName] = {
-    job_pb2.ACCEPT_UNSPECIFIED: "estimate",
-    job_pb2.ACCEPT_ESTIMATE: "estimate",
-    job_pb2.ACCEPT_STRICT: "strict",
-}
 _STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
     "prepare": job_pb2.STAGE_PREPARE,
     "survey": job_pb2.STAGE_SURVEY,
@@ -40,19 +29,21 @@ class UnknownSpecError(ValueError):
 
 def to_request(spec: job_pb2.JobSpec) -> Request:
     """What is asked of the session; UnknownSpecError when this version does not know it."""
+    unknown = common.unknown_fields(spec)
+    if unknown:
+        raise UnknownSpecError(f"spec: fields {unknown} are not known to this coordinator; update it")
     if spec.WhichOneof("source") != "zoo":
         raise UnknownSpecError(f"spec.source={spec.WhichOneof('source')!r} is not known to this coordinator; update it")
-    if spec.effort not in _EFFORTS or spec.accept not in _ACCEPTS:
+    if spec.effort not in common.EFFORTS or spec.accept not in common.ACCEPTS:
         raise UnknownSpecError(
             f"spec.effort={spec.effort}, spec.accept={spec.accept}: not known to this coordinator; update it"
         )
-    return Request(
-        source=f"zoo:{spec.zoo}",
-        delta=spec.delta,
-        seed=spec.seed,
-        effort=_EFFORTS[spec.effort],
-        accept=_ACCEPTS[spec.accept],
-    )
+    request = common.to_request(spec)
+    try:
+        check(request)
+    except RequestError as error:
+        raise UnknownSpecError(f"spec.{error}; this coordinator knows no other, update it") from error
+    return request
 
 
 def to_step(step: Step) -> job_pb2.StepCommitted:
@@ -118,19 +109,19 @@ def failure(reason: str, message: str, trace: str = "") -> job_pb2.JobFailure:
     return job_pb2.JobFailure(reason=reason, message=message[:_MAX_TEXT], traceback=trace[-_MAX_TEXT:])
 
 
-def to_result(finished: Finished, store: DirectoryStore) -> job_pb2.JobResult:
+def to_result(finished: Finished, store: SharedStore) -> job_pb2.JobResult:
     """A job's result; its files are put into the store."""
     files = []
     for file in finished.files:
         sha256 = file.sha256 if file.content is None else store.put(file.content)
         if sha256 is None:
             raise ValueError(f"result file {file.name} has neither content nor sha256")
-        size = store.path(sha256).stat().st_size
-        files.append(job_pb2.ResultFile(name=file.name, sha256=sha256, size_bytes=size))
+        files.append(job_pb2.ResultFile(name=file.name, sha256=sha256, size_bytes=store.size(sha256)))
     return job_pb2.JobResult(
         inside_delta=finished.inside_delta,
         drop=finished.drop,
         params_ratio=finished.params_ratio,
         macs_ratio=finished.macs_ratio,
         files=files,
+        objective_ratio=finished.objective_ratio,
     )

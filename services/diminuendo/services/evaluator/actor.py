@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Failed, Work, answer_to_bytes
-from diminuendo.engine.store import ArtifactStore, DirectoryStore
+from diminuendo.engine.store import ArtifactMissingError, ArtifactStore
+from diminuendo.engine.stores import open_store
 
 WORKER = "diminuendo.engine.evaluate:Worker"
 _WORK: TypeAdapter[Work] = TypeAdapter(Work)
@@ -71,11 +72,11 @@ class Evaluator:
 
         Args:
             name: ``evaluator-0``, ``evaluator-1``, ...
-            artifacts: Folder of the artifact store.
+            artifacts: Where the artifact store is.
             worker: ``module:Class``, made with the store.
         """
         self._name = name
-        self._worker = _make(worker, DirectoryStore(artifacts))
+        self._worker = _make(worker, open_store(artifacts))
 
     def ping(self) -> Hello:
         """Answers once the evaluator is ready for works."""
@@ -102,6 +103,8 @@ def failure_of(work: Work, error: Exception) -> Failed:
     if _is_user_code(error):
         return Failed("USER_CODE", str(error), getattr(error, "traceback_text", "") or "")
     trace = "".join(traceback.format_exception(error))
+    if isinstance(error, ArtifactMissingError):
+        return Failed("ARTIFACT_MISSING", f"{work.subject}: {error}", trace)
     if _is_out_of_memory(error):
         return Failed("OUT_OF_MEMORY", f"{work.subject}: {str(error) or 'out of host memory'}", trace)
     return Failed("INTERNAL", f"{work.subject}: {type(error).__name__}: {error}", trace)
