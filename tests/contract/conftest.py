@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from diminuendo.v1 import job_pb2
+from tests.postgres import Postgres
 
 from diminuendo.services.conductor.records import CommittedStep, NewJob, Report
 from diminuendo.services.conductor.store.base import Store
@@ -21,16 +23,24 @@ def now() -> list[int]:
     return [NOW]
 
 
-@pytest.fixture(params=["sqlite"])
-async def open_store(
-    request: pytest.FixtureRequest, tmp_path: Path, now: list[int]
-) -> AsyncIterator[Callable[[], Awaitable[Store]]]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of this test's own."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    with server.database() as url:
+        yield url
+
+
+@pytest.fixture
+async def open_store(url: str, now: list[int]) -> AsyncIterator[Callable[[], Awaitable[Store]]]:
     """Opens the same store, again and again."""
-    assert request.param == "sqlite"
     opened: list[Store] = []
 
     async def open_again() -> Store:
-        opened.append(SqlStore.open(f"sqlite:///{tmp_path / 'store.db'}", clock=lambda: now[0]))
+        opened.append(await asyncio.to_thread(SqlStore.open, url, clock=lambda: now[0]))
         return opened[-1]
 
     yield open_again

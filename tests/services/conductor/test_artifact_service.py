@@ -10,8 +10,11 @@ from typing import Any
 import grpc
 import pytest
 from diminuendo.v1 import artifact_service_pb2
+from tests.contract.artifacts import make_bucket, s3_server
 
 from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.stores import open_store
+from diminuendo.services.conductor.app import conducting
 from diminuendo.services.conductor.settings import ConductorSettings
 
 Api = Any
@@ -28,7 +31,7 @@ async def read(api: Api, sha256: str, offset: int = 0) -> list[bytes]:
 def content(settings: ConductorSettings) -> bytes:
     """Content of many chunks, in the conductor's store."""
     data = random.Random(0).randbytes(2_500_000)
-    DirectoryStore(settings.artifacts_dir).put(data)
+    DirectoryStore(settings.artifacts_location).put(data)
     return data
 
 
@@ -69,3 +72,38 @@ async def test_a_bad_field_is_named(api: Api, failing: Failing, sha256: str, off
 async def test_an_offset_past_the_end_is_refused(api: Api, failing: Failing, content: bytes) -> None:
     failure = await failing(read(api, hashlib.sha256(content).hexdigest(), len(content) + 1))
     assert "give 0 to its size, 2500000" in failure.fields["offset"]
+
+
+async def test_damaged_content_is_told_apart_and_put_aside(
+    api: Api, failing: Failing, content: bytes, settings: ConductorSettings
+) -> None:
+    store, sha256 = DirectoryStore(settings.artifacts_location), hashlib.sha256(content).hexdigest()
+    store.path(sha256).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    failure = await failing(read(api, sha256))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.DATA_LOSS, "ARTIFACT_DAMAGED")
+    assert (await failing(read(api, sha256))).code == grpc.StatusCode.NOT_FOUND
+    store.put(content)
+    assert b"".join(await read(api, sha256)) == content
+
+
+async def test_a_conductor_on_a_bucket_serves_from_it_and_outlives_it(
+    settings: ConductorSettings, connect: Callable[[str], Api], failing: Failing
+) -> None:
+    data = random.Random(1).randbytes(600_000)
+    with s3_server() as url:
+        make_bucket(url, "artifacts")
+        location = f"s3://artifacts/one?endpoint_url={url}"
+        sha256 = open_store(location).put(data)
+        async with conducting(settings.model_copy(update={"artifacts": location})) as running:
+            api = connect(running.grpc)
+            assert b"".join(await read(api, sha256)) == data
+            assert b"".join(await read(api, sha256, 599_990)) == data[599_990:]
+            assert (await failing(read(api, "0" * 64))).code == grpc.StatusCode.NOT_FOUND
+            open_store(location).remove(sha256, before=2e9)
+            assert (await failing(read(api, sha256))).code == grpc.StatusCode.NOT_FOUND
+    async with conducting(settings.model_copy(update={"artifacts": location})) as running:  # its server is gone
+        api = connect(running.grpc)
+        failure = await failing(read(api, sha256))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        assert "s3://artifacts/one cannot be used now" in failure.message
+        await running.store.ping()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, inspect, text
+from tests.postgres import Postgres
 
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.conductor.store import connect
@@ -77,3 +79,24 @@ def test_the_database_is_durable_and_checked(tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA query_only").scalar_one() == 1
     writer.dispose()
     reader.dispose()
+
+
+def test_on_postgresql_they_make_the_same_tables_whoever_comes_first(postgres: Postgres) -> None:
+    url = postgres.empty_database()
+    engines = [create_engine(url) for _ in range(3)]
+    with ThreadPoolExecutor() as together:
+        assert list(together.map(upgrade, engines)) == [None] * 3
+    with engines[0].connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_postgresql_that_is_not_there_is_told_without_the_password() -> None:
+    with pytest.raises(StartError) as caught:
+        SqlStore.open("postgresql+psycopg://me:secret@127.0.0.1:1/jobs")
+    text = str(caught.value)
+    assert text.startswith("database 'postgresql+psycopg://me:***@127.0.0.1:1/jobs' cannot be opened (")
+    assert text.endswith("see that the server runs and that this user may use and change the database")
+    assert "secret" not in text
+    assert "\n" not in text

@@ -68,6 +68,12 @@ class ArtifactNotFoundError(DiminuendoError):
     code, reason = grpc.StatusCode.NOT_FOUND, "ARTIFACT_NOT_FOUND"
 
 
+class ArtifactDamagedError(DiminuendoError):
+    """The artifact service: content, stored or sent, has another checksum than its own."""
+
+    code, reason = grpc.StatusCode.DATA_LOSS, "ARTIFACT_DAMAGED"
+
+
 class JobExistsError(DiminuendoError):
     """The store: the job_id asked for is taken."""
 

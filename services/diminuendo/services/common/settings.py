@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError
@@ -61,7 +62,7 @@ class ServiceSettings(BaseSettings):
             name = key.upper().removeprefix(prefix)
             if key.upper().startswith(prefix) and name not in names:
                 hint = _hint(name, names, prefix)
-                raise StartError(f"environment variable {key}={os.environ[key]!r} is no setting; {hint}")
+                raise StartError(f"environment variable {key}={_shown(os.environ[key])} is no setting; {hint}")
 
     @classmethod
     def _explain(cls, problem: dict[str, object]) -> str:
@@ -69,10 +70,15 @@ class ServiceSettings(BaseSettings):
         name = str(location[0]) if isinstance(location, tuple) and location else "settings"
         field = next((n for n in cls.model_fields if name in (n, cls.key(n))), None)
         if problem.get("type") == "extra_forbidden" or field is None:
-            return f"{name}={problem.get('input')!r} is no setting; {_hint(name, list(cls.model_fields))}"
+            return f"{name}={_shown(problem.get('input'))} is no setting; {_hint(name, list(cls.model_fields))}"
         text = str(problem.get("msg")).removeprefix("Value error, ").replace("Input", "it", 1)
         option = field.replace("_", "-")
-        return f"{field}={problem.get('input')!r} cannot be used: {text}; set --{option} or {cls.key(field)}"
+        return f"{field}={_shown(problem.get('input'))} cannot be used: {text}; set --{option} or {cls.key(field)}"
+
+
+def _shown(value: object) -> str:
+    """A value for people, without the password that a URL may have."""
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", repr(value))
 
 
 def _hint(name: str, names: list[str], prefix: str = "") -> str:

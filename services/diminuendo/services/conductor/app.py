@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
-from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.stores import LocationError, open_store
+from diminuendo.services.common.errors import StartError
 from diminuendo.services.conductor.http import application, serving
 from diminuendo.services.conductor.lock import data_folder
 from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import Notifier
+from diminuendo.services.conductor.readiness import watch_store
 from diminuendo.services.conductor.server import GrpcServer, address, listen, probe
 from diminuendo.services.conductor.settings import ConductorSettings
 from diminuendo.services.conductor.store.base import Clock, Store
@@ -86,11 +88,20 @@ async def _sweeping(store: Store, notifier: Notifier, clock: Clock) -> AsyncIter
 async def _grpc(
     settings: ConductorSettings, store: Store, notifier: Notifier, metrics: Metrics, clock: Clock
 ) -> AsyncIterator[str]:
-    artifacts = DirectoryStore(settings.artifacts_dir)
+    try:
+        artifacts = open_store(settings.artifacts_location)
+    except LocationError as error:
+        raise StartError(f"artifacts: {error}") from None
     lease_us = round(settings.lease_s * 1_000_000)
     server = GrpcServer(store, notifier, metrics, artifacts, clock, lease_us=lease_us)
+    watching: asyncio.Task[None] | None = None
     try:
-        yield address(settings.host, await server.start(settings.host, settings.port))
+        bound = await server.start(settings.host, settings.port)
+        watching = asyncio.create_task(watch_store(store, server.tell), name="readiness")
+        yield address(settings.host, bound)
     finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
         await server.refuse()
         await server.stop(settings.drain_s)

@@ -32,6 +32,17 @@ def conductor(
         float | None,
         typer.Option(help="Seconds that a coordinator may be silent before it loses its job.", show_default="30"),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql://USER@HOST/NAME, or sqlite:///FILE. A password is better given by the environment.",
+            show_default="SQLite in the data folder",
+        ),
+    ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Folder of the artifacts, or s3://BUCKET/PREFIX.", show_default="DATA_DIR/artifacts"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -49,6 +60,8 @@ def conductor(
             port=port,
             http_port=http_port,
             lease_s=lease_s,
+            database=database,
+            artifacts=artifacts,
             log_level=log_level,
             with_parent=with_parent,
         )

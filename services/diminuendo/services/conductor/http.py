@@ -21,7 +21,7 @@ from diminuendo.services.conductor.store.base import Store
 
 
 def application(store: Store, notifier: Notifier, metrics: Metrics) -> Starlette:
-    """The pages: alive as long as they answer; ready when the database can be read and no stop was asked for."""
+    """The pages: alive as long as they answer; ready when the database can be used and no stop was asked for."""
 
     async def page(_request: Request) -> Response:
         return Response(await metrics.page(store), media_type=CONTENT_TYPE_LATEST)

@@ -33,7 +33,7 @@ class Notifier:
         keys = set(changes.jobs)
         keys |= {QUEUE} if changes.queue else set()
         keys |= {CANCELLING} if changes.cancelling else set()
-        self._loop.call_soon_threadsafe(self._wake, keys)
+        self._loop.call_soon_threadsafe(self._wake, None if changes.everything else keys)
 
     @contextmanager
     def listen(self, key: str) -> Iterator[asyncio.Event]:
@@ -62,8 +62,9 @@ class Notifier:
         if self._closed:
             raise StoppingError("the conductor is stopping; connect again and ask for what comes after")
 
-    def _wake(self, keys: set[str]) -> None:
-        for key in keys:
+    def _wake(self, keys: set[str] | None) -> None:
+        """Wake the listeners of these keys; None: all."""
+        for key in self._listeners if keys is None else keys:
             for event in self._listeners.get(key, ()):
                 event.set()
 

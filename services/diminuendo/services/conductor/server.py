@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.store import SharedStore
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.conductor.interceptor import CallInterceptor
 from diminuendo.services.conductor.metrics import Metrics
@@ -60,7 +60,7 @@ class GrpcServer:
         store: Store,
         notifier: Notifier,
         metrics: Metrics,
-        artifacts: DirectoryStore,
+        artifacts: SharedStore,
         clock: Clock,
         *,
         lease_us: int,
@@ -86,9 +86,14 @@ class GrpcServer:
         except RuntimeError:
             raise port_in_use("--port", host, port) from None
         await self._server.start()
-        for name in SERVICES:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.tell(True)
         return bound
+
+    async def tell(self, ready: bool) -> None:
+        """Say in the health of each service whether it can be used; the empty name stands for being alive."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in SERVICES:
+            await self._health.set(name, status)
 
     async def refuse(self) -> None:
         """Say that nothing more is served, end what would never end by itself, answer calls with UNAVAILABLE."""

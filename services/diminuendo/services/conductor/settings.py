@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
+from diminuendo.engine.stores import check_location
 from diminuendo.services.common.settings import ServiceSettings
 from diminuendo.services.conductor.store.connect import sqlite_url
+
+_KINDS = "give postgresql://USER:PASSWORD@HOST/NAME or sqlite:///FILE"
 
 
 class ConductorSettings(ServiceSettings):
@@ -21,7 +26,9 @@ class ConductorSettings(ServiceSettings):
         http_port: Port of /metrics, /livez and /readyz; 0: the system chooses.
         lease_s: How long a coordinator may be silent before its job is given to another, in seconds.
         drain_s: How long calls may go on after a signal to stop, in seconds.
-        database_url: Where the database is, as SQLAlchemy writes it; empty: SQLite in `data_dir`.
+        database: Where the database is: ``postgresql://USER:PASSWORD@HOST/NAME``, which several conductors may use,
+            or ``sqlite:///FILE``; empty: SQLite in `data_dir`.
+        artifacts: Where the artifacts are: a folder or ``s3://BUCKET/PREFIX``; empty: ``artifacts`` in `data_dir`.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -33,15 +40,38 @@ class ConductorSettings(ServiceSettings):
     http_port: int = Field(50301, ge=0, le=65535)
     lease_s: float = Field(30.0, gt=0, le=3600, allow_inf_nan=False)
     drain_s: float = Field(10.0, ge=0, le=3600, allow_inf_nan=False)
-    database_url: str = Field("", pattern=r"^(sqlite:///.+)?$")
+    database: SecretStr = SecretStr("")
+    artifacts: str = ""
     with_parent: bool = False
+
+    @field_validator("database")
+    @classmethod
+    def _known(cls, given: SecretStr) -> SecretStr:
+        """Only what the store can use; `psycopg` is the driver that is installed."""
+        text = given.get_secret_value()
+        if not text:
+            return given
+        try:
+            url = make_url(text)
+        except ArgumentError:
+            raise ValueError(_KINDS) from None
+        if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+            return SecretStr(url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+        if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+            return given
+        raise ValueError(_KINDS)
+
+    @field_validator("artifacts")
+    @classmethod
+    def _is_location(cls, value: str) -> str:
+        return check_location(value) if value else value
 
     @property
     def url(self) -> str:
-        """Where the database is."""
-        return self.database_url or sqlite_url(str(self.data_dir / "diminuendo.db"))
+        """Where the database is, as SQLAlchemy writes it."""
+        return self.database.get_secret_value() or sqlite_url(str(self.data_dir / "diminuendo.db"))
 
     @property
-    def artifacts_dir(self) -> Path:
-        """Where the artifacts are."""
-        return self.data_dir / "artifacts"
+    def artifacts_location(self) -> str:
+        """Where the artifacts are, for `open_store`."""
+        return self.artifacts or str(self.data_dir / "artifacts")

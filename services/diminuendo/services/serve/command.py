@@ -35,6 +35,10 @@ def serve(
         float | None,
         typer.Option(help="Seconds that the coordinator may be silent before it loses its job.", show_default="30"),
     ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Folder of the artifacts, or s3://BUCKET/PREFIX.", show_default="DATA_DIR/artifacts"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -53,6 +57,7 @@ def serve(
             http_port=http_port,
             evaluators=evaluators,
             lease_s=lease_s,
+            artifacts=artifacts,
             log_level=log_level,
             with_parent=with_parent,
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from diminuendo.engine.stores import check_location
 from diminuendo.services.common.settings import ServiceSettings
 
 
@@ -20,6 +21,7 @@ class ServeSettings(ServiceSettings):
         http_port: Port of /metrics and health; 0: the system chooses.
         evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
         lease_s: How long the coordinator may be silent before it loses its job, in seconds.
+        artifacts: Folder of the artifacts or ``s3://BUCKET/PREFIX``; empty: ``artifacts`` in `data_dir`.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -31,4 +33,10 @@ class ServeSettings(ServiceSettings):
     http_port: int = Field(50301, ge=0, le=65535)
     evaluators: int | None = Field(None, ge=1, le=10_000)
     lease_s: float = Field(30.0, gt=0, le=3600, allow_inf_nan=False)
+    artifacts: str = ""
     with_parent: bool = False
+
+    @field_validator("artifacts")
+    @classmethod
+    def _is_location(cls, value: str) -> str:
+        return check_location(value) if value else value

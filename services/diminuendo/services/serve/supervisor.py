@@ -43,6 +43,7 @@ class Supervisor:
             folder: Of the logs.
         """
         self._settings = settings
+        self._artifacts = settings.artifacts or str(settings.data_dir / "artifacts")
         self._conductor = Child("diminuendo.services.conductor", folder / "conductor.log")
         self._coordinator = Child("diminuendo.services.coordinator", folder / "coordinator.log")
         self.grpc = self.http = ""
@@ -80,7 +81,7 @@ class Supervisor:
         s = self._settings
         await self._conductor.start(
             *("--data-dir", str(s.data_dir), "--host", s.host, "--port", str(port), "--http-port", str(http_port)),
-            *("--lease-s", str(s.lease_s), "--log-level", s.log_level, "--with-parent"),
+            *("--lease-s", str(s.lease_s), "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
         )
         try:
             line = await asyncio.wait_for(self._conductor.read_line(), _READY_S)
@@ -94,9 +95,8 @@ class Supervisor:
     async def _start_coordinator(self) -> None:
         s = self._settings
         evaluators = () if s.evaluators is None else ("--evaluators", str(s.evaluators))
-        artifacts = str(s.data_dir / "artifacts")
         await self._coordinator.start(
-            *("--conductor", self.grpc, "--artifacts", artifacts, "--log-level", s.log_level, "--with-parent"),
+            *("--conductor", self.grpc, "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
             *evaluators,
         )
 

@@ -29,12 +29,16 @@ Clock = Callable[[], int]
 class Store(Protocol):
     """Where jobs, events, steps and evaluations live.
 
-    Every method may raise StoreUnavailableError: nothing happened, try again later. Those that take a job's name
+    Every method may raise StoreUnavailableError: try again later. Nothing happened, unless the database was lost at
+    the very commit; the same call again, with its request id, finds what did. Those that take a job's name
     raise JobNotFoundError; those that take an epoch raise StaleEpochError when the lease is over.
     """
 
     def subscribe(self, listener: Callable[[Changes], None]) -> None:
-        """Call the listener after every commit that changed a job, from any thread. It must not block."""
+        """Call the listener after every commit that changed a job, from any thread. It must not block.
+
+        Commits through other stores on the same database count, where the database can tell of them.
+        """
         ...
 
     async def create_job(self, new: NewJob, request: RequestId | None = None) -> Job:
@@ -126,7 +130,7 @@ class Store(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Return when the store can be read."""
+        """Return when the store can be read, and written as far as is known."""
         ...
 
     async def close(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from diminuendo.v1 import job_pb2
-from sqlalchemy import ColumnElement, and_, bindparam, delete, insert, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, delete, insert, or_, select, text
 
 from diminuendo.services.conductor import leases as rules
 from diminuendo.services.conductor.jobs import Draft
 from diminuendo.services.conductor.records import CommittedStep, Job, Lease, Outcome, Report, State
 from diminuendo.services.conductor.store import rows
+from diminuendo.services.conductor.store.connect import is_postgres
 from diminuendo.services.conductor.store.owned import store_draft
 from diminuendo.services.conductor.store.tables import evaluations, jobs, reports, session_states, steps
 from diminuendo.services.conductor.store.writer import Transaction
@@ -27,21 +28,24 @@ _NOTE = insert(reports)
 _STEP = select(steps.c.body).where(steps.c.job_id == bindparam("job"), steps.c.step == bindparam("step"))
 _ADD_STEP = insert(steps)
 _STATE = select(session_states.c.body).where(session_states.c.job_id == bindparam("job"))
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(1, hashtext(:coordinator))")
 _DROP_STATE = delete(session_states).where(session_states.c.job_id == bindparam("job"))
 _ADD_STATE = insert(session_states)
 
 
 def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) -> Lease | None:
     """Give the next job to a coordinator."""
+    _alone(tx, coordinator)
     same = and_(jobs.c.coordinator == coordinator, jobs.c.lease_request == request_id, jobs.c.state.in_(HELD))
-    again = _first(tx, same) if request_id else None
+    again = _first(tx, same, wait=True) if request_id else None
     if again is not None:
         job = rules.extend(again, tx.now, lease_us=lease_us)
         rows.save(tx.connection, job)
         return _lease(tx, job)
     lost = or_(jobs.c.lease_expire_time <= tx.now, jobs.c.coordinator == coordinator)
     _lapse(tx, lost)
-    job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, lost))
+    job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, jobs.c.coordinator == coordinator), wait=True)
+    job_free = job_free or _first(tx, and_(jobs.c.state == State.RUNNING.name, lost))
     job_free = job_free or _first(tx, jobs.c.state == State.QUEUED.name)
     if job_free is None:
         return None
@@ -50,8 +54,15 @@ def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) 
     return _lease(tx, draft.job)
 
 
-def _first(tx: Transaction, condition: ColumnElement[bool]) -> Job | None:
-    query = select(jobs).where(condition).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
+def _alone(tx: Transaction, coordinator: str) -> None:
+    """Let one coordinator ask one conductor at a time: the same request at two of them must not get two jobs."""
+    if is_postgres(tx.connection):
+        tx.connection.execute(_ONE_AT_A_TIME, {"coordinator": coordinator})
+
+
+def _first(tx: Transaction, condition: ColumnElement[bool], *, wait: bool = False) -> Job | None:
+    """The oldest job of a kind. One that another transaction has at the moment is passed over, or waited for."""
+    query = select(jobs).where(condition).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=not wait)
     row = tx.connection.execute(query).mappings().one_or_none()
     return None if row is None else rows.to_job(row)
 

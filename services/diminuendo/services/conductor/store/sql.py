@@ -1,16 +1,19 @@
-"""The store on a SQL database: a writer thread, readers beside it, the event loop never blocked."""
+"""The store on SQLite or PostgreSQL: a writer thread, readers beside it, the event loop never blocked."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
+import psycopg
 from diminuendo.v1 import job_pb2
-from sqlalchemy import Connection, Engine, bindparam, func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, make_url, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from diminuendo.services.common.errors import StartError, StoreUnavailableError
 from diminuendo.services.conductor.records import (
@@ -27,12 +30,15 @@ from diminuendo.services.conductor.records import (
 )
 from diminuendo.services.conductor.store import held, owned, rows
 from diminuendo.services.conductor.store.base import Clock
-from diminuendo.services.conductor.store.connect import READERS, connect
+from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
 from diminuendo.services.conductor.store.migrate import upgrade
+from diminuendo.services.conductor.store.replicas import Listener, announce
 from diminuendo.services.conductor.store.tables import evaluations, events, jobs
-from diminuendo.services.conductor.store.writer import Operation, Writer, unavailable
+from diminuendo.services.conductor.store.writer import Announce, Operation, Transaction, Writer
 
 T = TypeVar("T")
+PROBE, PROBE_BYTES = "probe", 64 * 1024
+"""Key of an evaluation, which is no sha256, and how much is written under it for a moment to see whether it can be."""
 _EVENTS = (
     select(events.c.body)
     .where(events.c.job_id == bindparam("job"), events.c.sequence > bindparam("after"))
@@ -47,13 +53,22 @@ def wall_clock() -> int:
 
 
 class SqlStore:
-    """A `Store` in SQLite, one process at a time. See `base.Store` for what each method promises."""
+    """A `Store` in SQLite, of one process at a time, or in PostgreSQL, of as many as there are.
+
+    See `base.Store` for what each method promises.
+    """
 
     def __init__(self, writer_engine: Engine, reader_engine: Engine, clock: Clock) -> None:
         """Use `open` instead."""
         self._engines = (writer_engine, reader_engine)
         self._listeners: list[Callable[[Changes], None]] = []
-        self._writer = Writer(writer_engine, clock=clock, publish=self._publish)
+        self._replicas: Listener | None = None
+        tell: Announce | None = None
+        if is_postgres(writer_engine):
+            sender = secrets.token_hex(8)
+            self._replicas = Listener(writer_engine, sender=sender, publish=self._publish)
+            tell = partial(announce, sender=sender)
+        self._writer = Writer(writer_engine, clock=clock, publish=self._publish, announce=tell)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
     @classmethod
@@ -61,21 +76,23 @@ class SqlStore:
         """Connect, migrate, start. Blocks for as long as that takes.
 
         Args:
-            url: Where the database is, as SQLAlchemy writes it, e.g. ``sqlite:///diminuendo.db``.
+            url: Where the database is, as SQLAlchemy writes it, e.g. ``sqlite:///diminuendo.db`` or
+                ``postgresql+psycopg://user@host/diminuendo``.
             clock: Where the store takes the time from.
 
         Raises:
             StartError: The database cannot be opened, or a newer version wrote it.
         """
-        writer_engine, reader_engine = connect(url)
+        engines = connect(url)
         try:
-            upgrade(writer_engine)
-        except SQLAlchemyError as error:
-            raise StartError(
-                f"database {url!r} cannot be opened ({unavailable(error)}); see that its folder is there, "
-                "writable and not full"
-            ) from None
-        return cls(writer_engine, reader_engine, clock)
+            upgrade(engines[0])
+            return cls(*engines, clock)
+        except (SQLAlchemyError, psycopg.Error) as error:
+            _dispose(engines)
+            raise _cannot_open(url, error) from None
+        except StartError:
+            _dispose(engines)
+            raise
 
     def subscribe(self, listener: Callable[[Changes], None]) -> None:
         """Call the listener after every commit that changed a job."""
@@ -185,8 +202,11 @@ class SqlStore:
         return await self._write(lambda tx: held.release(tx, name, epoch=epoch, outcome=outcome))
 
     async def ping(self) -> None:
-        """Return when the store can be read."""
+        """Return when the store can be read, and, if the newest change failed, written again."""
         await self._read(lambda connection: connection.execute(select(jobs.c.id).limit(1)).all())
+        if self._writer.failing:
+            await self._write(_occupy)
+            await self._write(_vacate)
 
     async def close(self) -> None:
         """Finish what was begun and let go of everything."""
@@ -194,6 +214,32 @@ class SqlStore:
 
     def _close(self) -> None:
         self._writer.close()
+        if self._replicas is not None:
+            self._replicas.close()
+            self._replicas = None
         self._readers.shutdown()
-        for engine in self._engines:
-            engine.dispose()
+        _dispose(self._engines)
+
+
+def _occupy(tx: Transaction) -> None:
+    """Write so much that a full disk refuses it."""
+    _vacate(tx)
+    tx.connection.execute(insert(evaluations), {"key": PROBE, "outcome": bytes(PROBE_BYTES), "time": tx.now})
+
+
+def _vacate(tx: Transaction) -> None:
+    tx.connection.execute(delete(evaluations).where(evaluations.c.key == PROBE))
+
+
+def _dispose(engines: Sequence[Engine]) -> None:
+    for engine in engines:
+        engine.dispose()
+
+
+def _cannot_open(url: str, error: SQLAlchemyError | psycopg.Error) -> StartError:
+    shown = make_url(url).render_as_string(hide_password=True)
+    cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    remedy = "see that its folder is there, writable and not full"
+    if make_url(url).get_backend_name() == POSTGRES:
+        remedy = "see that the server runs and that this user may use and change the database"
+    return StartError(f"database {shown!r} cannot be opened ({cause}); {remedy}")

@@ -1,28 +1,37 @@
 """The one thread that changes the database.
 
 Operations that wait in line are committed together, each within its own savepoint: one sync to disk serves them
-all, and one that fails takes nothing with it. A caller hears of its operation only after the commit.
+all, and one that fails takes nothing with it. One that another conductor's transaction was in the way of is made
+again by itself afterwards. A caller hears of its operation only after the commit.
 """
 
 from __future__ import annotations
 
 import queue
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StoreUnavailableError
 from diminuendo.services.conductor.records import Changes
+from diminuendo.services.conductor.store.connect import is_conflict, unavailable
 
 T = TypeVar("T")
 MAX_WAITING = 4096
 MAX_TOGETHER = 64
+PATIENCE_S = 5.0
+"""How long an operation is made again while others are in its way. Less than callers wait for an answer."""
+BROKEN_RULES = 3
+"""After so many times in a row, a rule of the tables was not broken by coincidence."""
 _log = logs.get(__name__)
 
 
@@ -51,23 +60,54 @@ class Transaction:
 Operation = Callable[[Transaction], T]
 
 
+Announce = Callable[[Connection, Changes], None]
+
+
 @dataclass(slots=True)
 class _Waiting(Generic[T]):
     operation: Operation[T]
     future: Future[T]
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What became of operations that are committed together."""
+
+    answers: list[Callable[[], None]] = field(default_factory=list)
+    again: list[tuple[_Waiting[Any], DBAPIError]] = field(default_factory=list)
+
+
 class Writer:
     """Takes operations from any thread and runs them in order of arrival."""
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], int], publish: Callable[[Changes], None]) -> None:
-        """Start the thread; `publish` is called after every commit that changed something."""
-        self._engine, self._clock, self._publish = engine, clock, publish
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], int],
+        publish: Callable[[Changes], None],
+        announce: Announce | None = None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            engine: Where to write.
+            clock: Each transaction's time.
+            publish: Called after every commit that changed something.
+            announce: Called before it, within the transaction.
+        """
+        self._engine, self._clock, self._publish, self._announce = engine, clock, publish, announce
         self._line: queue.Queue[_Waiting[Any] | None] = queue.Queue(MAX_WAITING)
         self._closed = False
+        self._failing = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def failing(self) -> bool:
+        """Whether the database refused the newest transaction."""
+        return self._failing
 
     def submit(self, operation: Operation[T]) -> Future[T]:
         """Put an operation in line. StoreUnavailableError when the line is full or closed."""
@@ -103,51 +143,75 @@ class Writer:
                     last = True
                 else:
                     batch.append(following)
-            self._commit([waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()])
+            together = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
+            until = time.monotonic() + PATIENCE_S
+            for waiting, error in self._commit(together):
+                self._insist(waiting, error, until)
             if last:
                 return
 
-    def _commit(self, batch: Sequence[_Waiting[Any]]) -> None:
-        """One transaction for all; the answers go out once it is durable."""
-        answers: list[Callable[[], None]] = []
+    def _commit(self, together: Sequence[_Waiting[Any]]) -> list[tuple[_Waiting[Any], DBAPIError]]:
+        """One transaction for all; the answers go out once it is durable.
+
+        Returns:
+            Those that another transaction was in the way of, with what that led to.
+        """
+        batch = _Batch()
         try:
             with self._engine.begin() as connection:
                 whole = Transaction(connection, self._clock())
-                for waiting in batch:
-                    answers.append(self._attempt(waiting, whole))
+                for waiting in together:
+                    self._attempt(waiting, whole, batch)
+                if self._announce is not None and whole.jobs:
+                    self._announce(connection, whole.changes)
         except Exception as error:  # noqa: BLE001 - whatever it was, it goes to those who wait for an answer
-            _log.warning("store_commit_failed", error=str(error), operations=len(batch))
-            for waiting in batch:
+            self._failing = True
+            _log.warning("store_commit_failed", error=str(error), operations=len(together))
+            for waiting in together:
                 waiting.future.set_exception(unavailable(error) if isinstance(error, SQLAlchemyError) else error)
-            return
+            return []
+        self._failing = False
         try:
             if whole.jobs:
                 self._publish(whole.changes)  # first, so that who has an answer knows that everybody was told
         finally:
-            for answer in answers:
+            for answer in batch.answers:
                 answer()
+        return batch.again
 
-    def _attempt(self, waiting: _Waiting[Any], whole: Transaction) -> Callable[[], None]:
-        """Run one operation in a savepoint, and return what tells its caller how it went."""
-        own = Transaction(whole.connection, whole.now)
+    def _attempt(self, waiting: _Waiting[Any], whole: Transaction, batch: _Batch) -> None:
+        """Run one operation in a savepoint, and keep how it went."""
+        own, future = Transaction(whole.connection, whole.now), waiting.future
         try:
             with whole.connection.begin_nested():
                 result = waiting.operation(own)
         except DBAPIError as error:
-            if not isinstance(error, IntegrityError):
+            if is_conflict(error):
+                batch.again.append((waiting, error))
+            elif isinstance(error, DataError):
+                batch.answers.append(partial(future.set_exception, error))
+            else:
                 raise  # the disk or the connection: nobody's changes can be trusted to be there
-            return _failure(waiting.future, error)
         except Exception as error:  # noqa: BLE001 - it belongs to the caller
-            return _failure(waiting.future, error)
-        whole.absorb(own)
-        return lambda: waiting.future.set_result(result)
+            batch.answers.append(partial(future.set_exception, error))
+        else:
+            whole.absorb(own)
+            batch.answers.append(partial(future.set_result, result))
 
-
-def _failure(future: Future[Any], error: Exception) -> Callable[[], None]:
-    return lambda: future.set_exception(error)
-
-
-def unavailable(error: SQLAlchemyError) -> StoreUnavailableError:
-    """A database that cannot be used now, in words for people."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return StoreUnavailableError(f"the database cannot be used now ({cause}); nothing was changed; try again")
+    def _insist(self, waiting: _Waiting[Any], error: DBAPIError, until: float) -> None:
+        """Make an operation again, by itself, until nothing is in its way or the time (monotonic) is over."""
+        broken = 0
+        while True:
+            broken = broken + 1 if isinstance(error, IntegrityError) else 0
+            if broken == BROKEN_RULES:
+                waiting.future.set_exception(error)
+                return
+            if time.monotonic() > until:
+                waiting.future.set_exception(unavailable(error))
+                return
+            if not isinstance(error, IntegrityError):
+                time.sleep(random.uniform(0.0, 0.02))  # two that wait for each other must not do so in step
+            met = self._commit([waiting])
+            if not met:
+                return
+            error = met[0][1]

@@ -1,0 +1,139 @@
+"""Clients that try again with the same request id end where they would have ended without any fault."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import pytest
+from diminuendo.v1 import coordinator_service_pb2 as v1
+from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from tests.contract.faults import faulty
+from tests.engine.search.world import World
+
+from diminuendo.engine.search.drive import Done
+from diminuendo.engine.search.session import Session
+from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.common.errors import StoreUnavailableError
+from diminuendo.services.conductor.metrics import Metrics
+from diminuendo.services.conductor.notify import Notifier
+from diminuendo.services.conductor.records import NewJob, RequestId
+from diminuendo.services.conductor.server import GrpcServer
+from diminuendo.services.conductor.store.base import Store
+from diminuendo.services.conductor.store.sql import SqlStore
+from diminuendo.services.coordinator import rpc, translate
+from diminuendo.services.coordinator.journal import ConductorJournal
+from diminuendo.services.coordinator.lease import HeldLease
+from diminuendo.services.coordinator.rpc import Conductor
+
+Open = Callable[[], Awaitable[Store]]
+T = TypeVar("T")
+EVALUATIONS = 8
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(rpc, "_LAST_DELAY_S", 0.002)
+
+
+def again(call: Callable[[], T]) -> T:
+    """Make a call until it is answered."""
+    for _ in range(20):
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if rpc.code_of(error) is not grpc.StatusCode.UNAVAILABLE:
+                raise
+    raise TimeoutError("UNAVAILABLE 20 times")
+
+
+@asynccontextmanager
+async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[str]:
+    """The address of a conductor's server on a store."""
+    notifier, clock = Notifier(), lambda: now[0]
+    store.subscribe(notifier.publish)
+    server = GrpcServer(store, notifier, Metrics(clock), DirectoryStore(folder), clock, lease_us=30_000_000)
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.refuse()
+        await server.stop(2.0)
+
+
+def live(target: str) -> list[job_pb2.JobEvent]:
+    """One job's life, and another one's cancellation, as clients and a coordinator make them; all their events."""
+    conductor = Conductor(target, threading.Event())
+    with grpc.insecure_channel(target) as channel:
+        jobs = job_service_pb2_grpc.JobServiceStub(channel)
+        spec = job_pb2.JobSpec(zoo="digits", delta=1.0, seed=7, effort=job_pb2.EFFORT_QUICK)
+        for job_id in ("a", "b"):
+            create = job_service_pb2.CreateJobRequest(
+                parent="projects/p", job_id=job_id, job=job_pb2.Job(spec=spec), request_id=f"create-{job_id}"
+            )
+            assert again(lambda create=create: jobs.CreateJob(create, timeout=10)).name.endswith(job_id)  # type: ignore[misc]
+        cancel = job_service_pb2.CancelJobRequest(name="projects/p/jobs/b", request_id="cancel")
+        again(lambda: jobs.CancelJob(cancel, timeout=10))
+        asking = v1.LeaseJobRequest(coordinator="c", request_id="lease")
+        given = conductor.call(conductor.stub.LeaseJob, asking, until=time.monotonic() + 20).lease
+        lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=time.monotonic())
+        request = translate.to_request(given.job.spec)
+        journal = ConductorJournal(conductor, lease, request, next_step=given.next_step, stop=threading.Event())
+        session, world = Session(request), World()
+        for _ in range(EVALUATIONS):
+            work = session.ask()[0]
+            assert journal.recall([work.key]) == {}
+            journal.record(Done(work, world.run(work), "evaluator-0", 0.5))
+            assert set(journal.recall([work.key])) == {work.key}
+            journal.commit(session.tell(world.run(work)), session)
+        heartbeat = v1.HeartbeatRequest(job_name=lease.job_name, epoch=lease.epoch)
+        conductor.call(conductor.stub.Heartbeat, heartbeat, until=time.monotonic() + 20)
+        file = job_pb2.ResultFile(name="plan.json", sha256="0" * 64, size_bytes=2)
+        result = job_pb2.JobResult(drop=0.5, inside_delta=True, files=[file])
+        release = v1.ReleaseJobRequest(job_name=lease.job_name, epoch=lease.epoch, result=result)
+        conductor.call(conductor.stub.ReleaseJob, release, until=time.monotonic() + 20)
+        events: list[job_pb2.JobEvent] = []
+        for name in ("projects/p/jobs/a", "projects/p/jobs/b"):
+            watch = job_service_pb2.WatchJobRequest(name=name)
+            events += again(lambda watch=watch: list(jobs.WatchJob(watch, timeout=20)))  # type: ignore[misc]
+    conductor.close()
+    return events
+
+
+async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_path: Path, now: list[int]) -> None:
+    plain: Store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{tmp_path / 'plain.db'}", clock=lambda: now[0])
+    async with served(plain, tmp_path / "artifacts", now) as target:
+        expected = await asyncio.to_thread(live, target)
+    store, faults = faulty(await open_store())
+    async with served(store, tmp_path / "artifacts", now) as target:
+        assert await asyncio.to_thread(live, target) == expected
+    expected_jobs = [replace(job, id=0) for job in await plain.list_jobs()]
+    assert [replace(job, id=0) for job in await (await open_store()).list_jobs()] == expected_jobs
+    await plain.close()
+    written = ("create_job", "cancel_job", "lease_job", "heartbeat", "report_evaluation", "commit_step", "release_job")
+    for method in (*written, "read_events", "get_evaluations"):
+        assert faults.failed[method, "before"] >= 1, method
+        assert faults.failed[method, "after"] >= 1, method
+    assert faults.failed["commit_step", "after"] == EVALUATIONS
+    assert faults.failed["report_evaluation", "after"] == EVALUATIONS
+
+
+async def test_each_call_fails_before_and_after_and_then_is_answered(
+    open_store: Open, new_job: Callable[[str], NewJob]
+) -> None:
+    store, faults = faulty(await open_store())
+    request = RequestId("p", "r", "d")
+    for moment, jobs in (("before", 0), ("after", 1)):
+        with pytest.raises(StoreUnavailableError, match=f"{moment} create_job"):
+            await store.create_job(new_job("a"), request)
+        assert len(await (await open_store()).list_jobs()) == jobs
+    assert (await store.create_job(new_job("a"), request)).last_sequence == 1
+    assert faults.failed == {("create_job", "before"): 1, ("create_job", "after"): 1}
