@@ -77,6 +77,39 @@ def test_submit_prints_the_name_and_nothing_else(fake: FakeServer, run: Run) -> 
     assert request.job.spec.delta == 2.0
 
 
+def test_submit_takes_what_compress_takes(fake: FakeServer, run_here: Run) -> None:
+    wishes = "--objective macs --limit size=100kB --limit memory=0.5 --freeze conv --freeze block1.* --multiple 8"
+    wishes += " --max-ratio fc=1 --stage 1 --budget evaluations=20 --budget epochs=90.5 --formats svd,tucker2"
+    done = run_here("submit", "zoo:digits", *wishes.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    (request,) = fake.asked(job_service_pb2.CreateJobRequest)
+    limit, ratio = job_pb2.Limit, job_pb2.MaxRatio
+    assert request.job.spec == job_pb2.JobSpec(
+        zoo="digits",
+        delta=1.0,
+        effort=job_pb2.EFFORT_NORMAL,
+        accept=job_pb2.ACCEPT_ESTIMATE,
+        objective="macs",
+        limits=[limit(figure="size", most=100 / 1024), limit(figure="memory", most=0.5)],
+        freeze=["conv", "block1.*"],
+        max_ratio=[ratio(pattern="fc", most=1.0)],
+        multiple=8,
+        stage=1,
+        budget=job_pb2.Budget(evaluations=20, epochs=90.5),
+        formats=["svd", "tucker2"],
+    )
+    run_here("submit", "zoo:digits", "--target", "size=1.5MB", "--job-id", "aimed")
+    spec = fake.asked(job_service_pb2.CreateJobRequest)[-1].job.spec
+    assert (spec.HasField("delta"), spec.target, spec.objective) == (False, limit(figure="size", most=1.5), "")
+
+
+def test_compress_and_submit_have_the_same_wishes() -> None:
+    """By the options themselves: what one has and the other lacks is about where it runs."""
+    compress, submit = ({option.name for option in cli.load(name).params} for name in ("compress", "submit"))
+    assert compress - submit == {"weights", "data", "threads", "out", "work", "dry_run"}
+    assert submit - compress == {"job_id", "label", "request_id", "watch", "server", "project"}
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -100,8 +133,8 @@ def test_submit_prints_the_name_and_nothing_else(fake: FakeServer, run: Run) -> 
         (["list", "--output", "yaml"], "'yaml' is not one of 'table', 'json'"),
         (["compress", "zoo:digits", "--delta", "0"], "delta: 0 is not"),
         (
-            ["compress", "zoo:digits", "--objective", "latency"],
-            "objective: 'latency' is unknown; choose one of params, ",
+            ["compress", "zoo:digits", "--objective", "energy"],
+            "objective: 'energy' is unknown; choose one of params, ",
         ),
         (["compress", "zoo:digits", "--limit", "macs"], "limit: 'macs' is not FIGURE=NUMBER; for example macs=50M"),
         (["compress", "zoo:digits", "--limit", "macs=5T"], "limit: 'macs=5T' is not FIGURE=NUMBER"),
@@ -118,7 +151,22 @@ def test_submit_prints_the_name_and_nothing_else(fake: FakeServer, run: Run) -> 
         (["compress", "zoo:digits", "--stage", "3"], "stage: 3 is unknown; give 1 (stop after exploration) or 2"),
         (["compress", "zoo:digits", "--budget", "20"], "budget: '20' is not KIND=NUMBER; for example evaluations=20"),
         (["compress", "zoo:digits", "--budget", "hours=2"], "budget: 'hours' is unknown; choose one of evaluations, "),
-        (["compress", "zoo:digits", "--budget", "epochs=3"], "budget: epochs=3.0 is too little; give at least 12"),
+        (
+            ["compress", "zoo:digits", "--target", "size=1MB", "--delta", "1"],
+            "target: size=1.0 is beside delta=1.0; give",
+        ),
+        (["compress", "zoo:digits", "--target", "size=1W"], "target: 'size=1W' is not FIGURE=NUMBER; for example macs"),
+        (["compress", "zoo:digits", "--target", "bytes=1"], "target: 'bytes' is unknown; choose one of params, macs, "),
+        (["compress", "zoo:digits", "--formats", "svd,svd9"], "formats: svd9: unknown; choose some of svd, "),
+        (["submit", "zoo:digits", "--limit", "macs=5T"], "limit: 'macs=5T' is not FIGURE=NUMBER"),
+        (["submit", "zoo:digits", "--target", "1MB"], "target: '1MB' is not FIGURE=NUMBER; for example"),
+        (["submit", "zoo:digits", "--max-ratio", "4"], "max_ratio: '4' is not PATTERN=RATIO; for example"),
+        (
+            ["submit", "zoo:digits", "--budget", "hours=2"],
+            "budget: 'hours' is unknown; choose one of evaluations, epochs",
+        ),
+        (["submit", "zoo:digits", "--budget", "evaluations=2.5"], "budget: evaluations: 2.5 is no whole number below"),
+        (["compress", "zoo:digits", "--budget", "epochs=0.5"], "budget: epochs=0.5 is too little; give at least 1"),
         (["compress", "zoo:digitz"], "source: the zoo has no network 'digitz'; did you mean 'digits'?"),
         (["compress", "zoo:resnet18"], "`python -m diminuendo.engine.zoo.train resnet18 --data DIR` and give the file"),
         (["compress", "zoo:resnet18", "--data", "."], "weights: the package has none for zoo:resnet18; train them"),
@@ -253,6 +301,46 @@ def test_get_as_table_and_json(fake: FakeServer, run: Run, recorded: Recorded) -
     job = json.loads(run("get", "recorded", "--output", "json").stdout)
     assert (job["name"], job["state"], job["result"]["params_ratio"]) == (recorded.name, "SUCCEEDED", 7.92)
     assert job["create_time"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_jobs_wishes_are_shown(fake: FakeServer, run_here: Run, recorded: Recorded) -> None:
+    job = recorded.job()
+    limit = job_pb2.Limit(figure="macs", most=5e7)
+    wishes = job_pb2.JobSpec(limits=[limit], freeze=["conv"], multiple=8, stage=1, formats=["svd"])
+    wishes.max_ratio.add(pattern="fc", most=1.5)
+    wishes.budget.minutes = 2.5
+    job.spec.MergeFrom(wishes)
+    job.spec.ClearField("delta")
+    job.spec.target.CopyFrom(job_pb2.Limit(figure="size", most=1.5))
+    job.result.objective_ratio = 6.25
+    fake.add(job, recorded.events())
+    shown = {
+        line.split("  ")[0]: line.partition("  ")[2].strip() for line in run_here("get", "recorded").stdout.splitlines()
+    }
+    expected = {
+        "target": "size 1.5 MB",
+        "limits": "macs 50,000,000",
+        "formats": "svd",
+        "freeze": "conv",
+        "max ratio": "fc 1.5x",
+        "multiple": "8",
+        "effort": "quick, stage 1, seed 7",
+        "budget": "2.5 minutes",
+        "result": "inside size 1.5 MB: 7.92x fewer params, 5.10x fewer MACs, 6.25x less size, drop 0.25",
+    }
+    assert {name: shown.get(name) for name in expected} == expected
+    assert "delta" not in shown
+    found = json.loads(run_here("get", "recorded", "--output", "json").stdout)
+    assert (found["delta"], found["target"], found["objective"], found["limits"]) == (
+        *(None, {"size": 1.5}, "size"),
+        {"macs": 5e7},
+    )
+    assert (found["budget"], found["max_ratio"], found["result"]["objective_ratio"]) == (
+        *({"minutes": 2.5}, {"fc": 1.5}),
+        6.25,
+    )
+    assert "size 1.5 MB" in run_here("list").stdout
+    assert run_here("watch", "recorded").stderr.startswith("inside size 1.5 MB: 7.92x fewer params")
 
 
 def test_list_as_table_and_json(fake: FakeServer, run_here: Run, recorded: Recorded) -> None:

@@ -71,7 +71,7 @@ def test_submit_sends_every_field_and_a_request_id(fake: FakeServer, client: Cli
     (request,) = fake.asked(job_service_pb2.CreateJobRequest)
     assert (request.parent, request.job_id, dict(request.job.labels)) == ("projects/default", "mine", {"a": "b"})
     assert request.job.spec == job_pb2.JobSpec(
-        zoo="digits", delta=2.5, effort=job_pb2.EFFORT_DEEP, accept=job_pb2.ACCEPT_STRICT, seed=3
+        zoo="digits", delta=2.5, effort=job_pb2.EFFORT_DEEP, accept=job_pb2.ACCEPT_STRICT, seed=3, multiple=1, stage=2
     )
     client.submit(job_id="other")
     ids = [request.request_id for request in fake.asked(job_service_pb2.CreateJobRequest)]
@@ -204,6 +204,16 @@ def test_violations_name_field_and_remedy(fake: FakeServer, client: Client, make
         ({"accept": "all"}, "accept: 'all' is not known; give one of estimate, strict"),
         ({"seed": 2**63}, "seed: 9223372036854775808 is out of range; give"),
         ({"seed": -1}, "seed: -1 is out of range; give a whole number from 0"),
+        ({"target": {"size": 1.0, "macs": 5.0}}, "target: size, macs are 2 figures; give one, the others as limits"),
+        ({"target": {"size": float("nan")}}, "target: size=nan is no finite number; give one"),
+        ({"limits": {"macs": "many"}}, "limits: macs='many' is no finite number; give one"),
+        ({"limits": {"macs": True}}, "limits: macs=True is no finite number"),
+        ({"max_ratio": {"fc": float("inf")}}, "max_ratio: fc=inf is no finite number"),
+        ({"freeze": "conv"}, "freeze: 'conv' is no list of texts; give one"),
+        ({"formats": [1]}, "formats: [1] is no list of texts"),
+        ({"multiple": 1.5}, "multiple: 1.5 is no whole number below 2^31; give one"),
+        ({"stage": 2**40}, "stage: 1099511627776 is no whole number below 2^31"),
+        ({"budget": {"hours": 1}}, "budget: 'hours' is unknown; choose one of evaluations, epochs, minutes"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(

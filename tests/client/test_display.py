@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from diminuendo.client import Event, JobState, StateChanged, WarningRaised, convert
+from diminuendo.client import Candidate, Event, JobState, StateChanged, WarningRaised, convert
 from diminuendo.client.display import text
 from diminuendo.client.display.folder import ResultFolderError, read_result
 from diminuendo.client.display.follow import open_display
@@ -216,6 +216,35 @@ def test_nothing_inside_delta_is_said(result_folder: Path, recorded_outside: Rec
     out = shown(result_folder, width=160)
     assert "NOT inside delta 1: drop 1.75" in out
     assert "this is the nearest; try a larger delta or effort" in out
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_a_target_is_said_in_place_of_delta(result_folder: Path, met: bool) -> None:
+    path = result_folder / "certificate.json"
+    target = {"delta": None, "target": {"size": 0.1}, "target_met": met, "inside_delta": met, "objective": "size"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | target))
+    out = shown(result_folder, width=160)
+    word = "inside" if met else "NOT inside"
+    assert f"\n{word} size 0.1 MB: drop 0.25 points, 95 % interval [-0.50, 1.00], on 400 sealed samples\n" in out
+    assert "judged by" not in out
+    assert ("nothing inside target was found: this is the nearest; try a larger target or effort" in out) is not met
+
+
+def test_warnings_are_told_unless_they_were_shown_before(result_folder: Path) -> None:
+    path = result_folder / "certificate.json"
+    noise = {"reason": "DELTA_BELOW_NOISE", "message": "delta: 1 is less than the noise"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": [noise]}))
+    assert "\nwarning DELTA_BELOW_NOISE: delta: 1 is less than the noise\n" in shown(result_folder, width=160)
+    console = Console(file=io.StringIO(), width=160, record=True)
+    show_result(console, read_result(result_folder), warnings=False)
+    assert "warning" not in console.export_text()
+
+
+def test_figures_have_their_units() -> None:
+    assert text.figures({"size": 1.5, "macs": 5e7, "latency": 2.25}) == "size 1.5 MB, macs 50,000,000, latency 2.25 ms"
+    assert text.best_line(None, None, text.figures({"params": 1e6})) == "nothing within params 1,000,000 yet"
+    best = Candidate(8.0, 4.0, 0.5)
+    assert text.best_line(best, None, "size 1 MB") == "8.00x params, 4.00x MACs, drop 0.50"
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.e2e.conftest import DELTA, EFFORT, SEED, Decisions, decisions_of
+from tests.e2e.conftest import DELTA, EFFORT, SEED, Decisions, decisions_of, timeless
 from tests.e2e.server import left_after, marked, marked_environment, serving
+from tests.engine.tasks import held
 
 from diminuendo.client import Client, Job
-from diminuendo.client.types import JobState, Leased, Stage, StepCommitted
-from diminuendo.engine import load
+from diminuendo.client.types import JobState, Leased, Stage, StepCommitted, WarningRaised
+from diminuendo.engine import compress, load
 from diminuendo.engine.profile import profile
 from diminuendo.engine.score import outputs_of, scores_of
 from diminuendo.engine.workbench import Workbench
@@ -39,6 +40,9 @@ def test_one_evaluator_decides_as_the_inline_run(inline_later: Future[Decisions]
         expected = inline_later.result(timeout=400)
         assert job.wait(timeout_s=400).state is JobState.SUCCEEDED
         assert decisions_of(job, job.download(tmp_path / "result")) == expected
+        warnings = [{"reason": e.reason, "message": e.message} for e in job.watch() if isinstance(e, WarningRaised)]
+    assert "DELTA_BELOW_NOISE" in {warning["reason"] for warning in warnings}
+    assert warnings == expected.certificate["warnings"]
     assert left_after(server.mark) == []
 
 
@@ -89,7 +93,7 @@ def test_the_demo_shows_a_certified_model_and_leaves_nothing_behind(inline: Deci
 def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folder: Path) -> None:
     model = load(inline_folder)
     original = zoo_task("digits")
-    sealed = Workbench(original, SEED).sealed_half
+    sealed = held(Workbench(original, SEED).sealed_half)
     score = scores_of(original.metric, outputs_of(model, sealed.inputs), sealed.targets).mean()
     assert float(score) == pytest.approx(inline.certificate["compressed"], abs=0.26)  # one image, another layout
     figures = profile(model, sealed.inputs[:1], time=False)
@@ -99,6 +103,42 @@ def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folde
     assert sum(p.numel() for p in model.parameters()) == figures.params
     assert (inline_folder / "model.safetensors").stat().st_size < 0.25 * 4 * before.params
     assert not torch.equal(next(iter(model.parameters())), next(iter(original.model.parameters())))
+
+
+def test_wishes_reach_the_search_through_the_command_line_and_the_wire(tmp_path: Path) -> None:
+    """Short: three layers in one format, one round. The same wishes without a server decide the same."""
+    wishes = "--delta 5 --effort quick --objective macs --limit size=0.6MB --freeze block[12].* --freeze conv --stage 1"
+    wishes += " --formats svd --max-ratio fc=1 --multiple 4 --budget evaluations=5 --budget epochs=12"
+    with serving(tmp_path / "data", evaluators=1) as server, Client(server.target) as client:
+        command = [sys.executable, "-m", "diminuendo.client.cli.main", "submit", "zoo:digits", *wishes.split()]
+        done = subprocess.run(
+            [*command, "--server", server.target], capture_output=True, text=True, timeout=60, check=True
+        )
+        expected = compress(
+            "zoo:digits",
+            5.0,
+            effort="quick",
+            objective="macs",
+            limits={"size": 0.6},
+            freeze=["block[12].*", "conv"],
+            stage=1,
+            formats=["svd"],
+            max_ratio={"fc": 1.0},
+            multiple=4,
+            budget={"evaluations": 5, "epochs": 12},
+        ).certificate
+        job = client.job(done.stdout.strip())
+        info = job.wait(timeout_s=300)
+        served = decisions_of(job, job.download(tmp_path / "served"))
+    assert served.certificate == timeless(expected)
+    assert (info.objective, info.stage, info.budget) == ("macs", 1, {"evaluations": 5, "epochs": 12.0})
+    assert info.result is not None
+    assert info.result.objective_ratio == info.result.macs_ratio > 1.05
+    forms = {name: form["format"] for name, form in served.plan["layers"].items()}
+    assert {name for name, form in forms.items() if form == "svd"} <= {name for name in forms if "block3" in name}
+    assert set(forms.values()) == {"dense", "svd"}
+    assert expected["evaluations"] <= 5
+    assert expected["epochs"] <= 12
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
@@ -72,10 +72,19 @@ class Client:
         self,
         source: str = "zoo:digits",
         *,
-        delta: float = 1.0,
+        delta: float | None = None,
+        target: Mapping[str, float] | None = None,
         effort: Effort = "normal",
         accept: Accept = "estimate",
         seed: int = 0,
+        formats: Sequence[str] = (),
+        objective: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        freeze: Sequence[str] = (),
+        max_ratio: Mapping[str, float] | None = None,
+        multiple: int = 1,
+        stage: int = 2,
+        budget: Mapping[str, float] | None = None,
         job_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
@@ -85,10 +94,24 @@ class Client:
 
         Args:
             source: ``zoo:NAME``.
-            delta: The largest loss of the metric, in points, over 0 and up to 100.
+            delta: The largest loss of the metric, in points, over 0 and up to 100; the smallest network inside it is
+                looked for. 1.0 when neither delta nor a target is given.
+            target: In place of delta the most that one figure may be, e.g. ``{"size": 1.0}``; the network within it
+                that loses least is looked for.
             effort: How much searching is done: quick, normal or deep.
             accept: What must be inside delta: the estimate of the drop, or (strict) its 95 % upper bound.
             seed: Seed of every random choice.
+            formats: Forms that layers may take, e.g. ``("svd", "tucker2")``; empty: those of the effort.
+            objective: The figure that gets as small as it can: ``params`` (the default), ``macs``, ``size``,
+                ``memory`` or ``latency`` (on the evaluators). A target has its own.
+            limits: The most that figures may be: params, MACs, MB of 2^20 bytes of size and of memory, or ms of
+                latency for one sample.
+            freeze: Shell patterns over the names of layers that stay dense.
+            max_ratio: The most by which the params of layers may shrink, by pattern.
+            multiple: What ranks are multiples of.
+            stage: 1 stops after the exploration, 2 anneals too.
+            budget: The most ``evaluations`` and ``epochs``, certification included, and the ``minutes`` after which
+                the best so far is certified.
             job_id: Last component of the job's name; None lets the server choose.
             labels: Free labels.
             request_id: The same one again returns the same job; None makes one, so that the client's own
@@ -100,7 +123,22 @@ class Client:
             AlreadyExistsError: The job_id is taken, or the request_id was used with another content.
             ServerUnavailableError: Nobody answers.
         """
-        spec = convert.job_spec(source, delta=delta, effort=effort, accept=accept, seed=seed)
+        spec = convert.job_spec(
+            source,
+            delta=delta,
+            target=target,
+            effort=effort,
+            accept=accept,
+            seed=seed,
+            formats=formats,
+            objective=objective,
+            limits=limits,
+            freeze=freeze,
+            max_ratio=max_ratio,
+            multiple=multiple,
+            stage=stage,
+            budget=budget,
+        )
         request = job_service_pb2.CreateJobRequest(
             parent=f"projects/{self.project}",
             job_id=job_id or "",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from diminuendo.v1 import job_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from diminuendo.client import types
+from diminuendo.client.errors import InvalidArgumentError
 
 _NUMBERS: dict[types.JobState, pb.JobState.ValueType] = {
     state: pb.JobState.Value(f"JOB_STATE_{state.value}")
@@ -27,19 +29,65 @@ def state_number(state: types.JobState) -> pb.JobState.ValueType:
     return _NUMBERS[state]
 
 
-def job_spec(source: str, *, delta: float, effort: str, accept: str, seed: int) -> pb.JobSpec:
-    """What is asked of a job, checked field by field.
+def job_spec(
+    source: str,
+    *,
+    delta: float | None = None,
+    target: Mapping[str, float] | None = None,
+    effort: str = "normal",
+    accept: str = "estimate",
+    seed: int = 0,
+    formats: Sequence[str] = (),
+    objective: str | None = None,
+    limits: Mapping[str, float] | None = None,
+    freeze: Sequence[str] = (),
+    max_ratio: Mapping[str, float] | None = None,
+    multiple: int = 1,
+    stage: int = 2,
+    budget: Mapping[str, float] | None = None,
+) -> pb.JobSpec:
+    """What is asked of a job. What the server knows better, such as the names of figures, it checks itself.
 
     Raises:
         InvalidArgumentError: A field is wrong; the message names it, its value and the remedy.
     """
+    if delta is None and not target:
+        delta = types.DEFAULT_DELTA
+    wanted = [pb.Limit(figure=name, most=most) for name, most in _numbers("target", target)]
+    if len(wanted) > 1:
+        names = ", ".join(limit.figure for limit in wanted)
+        raise InvalidArgumentError.of("target", f"{names} are {len(wanted)} figures; give one, the others as limits")
     return pb.JobSpec(
         zoo=types.zoo_name(source),
-        delta=types.check_delta(delta),
+        delta=None if delta is None else types.check_delta(delta),
         seed=types.check_seed(seed),
         effort=pb.Effort.Value(f"EFFORT_{types.check_choice('effort', effort, types.Effort).upper()}"),
         accept=pb.Accept.Value(f"ACCEPT_{types.check_choice('accept', accept, types.Accept).upper()}"),
+        target=wanted[0] if wanted else None,
+        objective=objective or "",
+        limits=[pb.Limit(figure=name, most=most) for name, most in _numbers("limits", limits)],
+        formats=types.check_names("formats", formats),
+        freeze=types.check_names("freeze", freeze),
+        max_ratio=[pb.MaxRatio(pattern=name, most=most) for name, most in _numbers("max_ratio", max_ratio)],
+        multiple=types.check_whole("multiple", multiple),
+        stage=types.check_whole("stage", stage),
+        budget=_budget(budget) if budget else None,
     )
+
+
+def _numbers(field: str, values: Mapping[str, float] | None) -> list[tuple[str, float]]:
+    """Names with their numbers; InvalidArgumentError where one is none."""
+    return [(name, types.check_number(field, name, value)) for name, value in (values or {}).items()]
+
+
+def _budget(values: Mapping[str, float]) -> pb.Budget:
+    known, budget = pb.Budget.DESCRIPTOR.fields_by_name, pb.Budget()
+    for name, most in _numbers("budget", values):
+        if name not in known:
+            raise InvalidArgumentError.of("budget", f"{name!r} is unknown; choose one of {', '.join(known)}")
+        whole = known[name].cpp_type == known[name].CPPTYPE_INT64
+        setattr(budget, name, types.check_whole(f"budget: {name}", most) if whole else most)
+    return budget
 
 
 def job_info(job: pb.Job) -> types.JobInfo:
@@ -48,7 +96,7 @@ def job_info(job: pb.Job) -> types.JobInfo:
     return types.JobInfo(
         name=job.name,
         source=f"zoo:{spec.zoo}" if spec.WhichOneof("source") == "zoo" else "",
-        delta=spec.delta,
+        delta=None if spec.HasField("target") else spec.delta,
         effort=_EFFORTS.get(spec.effort, "normal"),
         accept=_ACCEPTS.get(spec.accept, "estimate"),
         seed=spec.seed,
@@ -64,6 +112,15 @@ def job_info(job: pb.Job) -> types.JobInfo:
         etag=job.etag,
         last_sequence=job.last_sequence,
         epoch=job.epoch,
+        target={spec.target.figure: spec.target.most} if spec.HasField("target") else {},
+        objective=spec.objective or spec.target.figure or "params",
+        limits={limit.figure: limit.most for limit in spec.limits},
+        formats=tuple(spec.formats),
+        freeze=tuple(spec.freeze),
+        max_ratio={ratio.pattern: ratio.most for ratio in spec.max_ratio},
+        multiple=spec.multiple or 1,
+        stage=spec.stage or 2,
+        budget={field.name: value for field, value in spec.budget.ListFields()},
     )
 
 
@@ -125,6 +182,7 @@ def _result(message: pb.JobResult) -> types.Result:
         params_ratio=message.params_ratio,
         macs_ratio=message.macs_ratio,
         files=tuple(types.ResultFile(file.name, file.sha256, file.size_bytes) for file in message.files),
+        objective_ratio=message.objective_ratio or message.params_ratio,
     )
 
 

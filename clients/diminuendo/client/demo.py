@@ -80,7 +80,7 @@ def _run(console: Console, data: Path, out: Path | None) -> int:
             raise DiminuendoError(outcome(info))
         folder = job.download(out if out is not None else Path("results") / job.job_id)
         console.print("stopping the server", highlight=False)
-    page(lambda console: show_result(console, read_result(folder)))
+    page(lambda console: show_result(console, read_result(folder), warnings=False))
     console.print(f"result: {folder}", markup=False, highlight=False, soft_wrap=True)
     return exit_code(info)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, get_args
 
 from diminuendo.client.errors import InvalidArgumentError
+
+DEFAULT_DELTA = 1.0
+"""In points, where neither delta nor a target is given."""
 
 Effort = Literal["quick", "normal", "deep"]
 Accept = Literal["estimate", "strict"]
@@ -93,8 +96,10 @@ class Result:
     """The outcome of a job that succeeded.
 
     Attributes:
-        inside_delta: Whether the drop is inside delta under the job's accept rule.
+        inside_delta: Whether all that was asked for is kept: the drop is inside delta under the job's accept rule, or
+            the figure within the target in its place; and every limit holds. If not, the result is the nearest.
         drop: Loss of the metric on the sealed half, in points; positive is worse.
+        objective_ratio: original / compressed of the job's objective.
     """
 
     inside_delta: bool
@@ -102,6 +107,7 @@ class Result:
     params_ratio: float
     macs_ratio: float
     files: tuple[ResultFile, ...]
+    objective_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,16 @@ class JobInfo:
     Attributes:
         name: ``projects/{project}/jobs/{job}``.
         source: ``zoo:NAME``.
-        delta: Tolerance in points of the metric.
+        delta: Tolerance in points of the metric; None where there is a target in its place.
+        target: The most that one figure may be, by its name; empty where there is a delta.
+        objective: The figure that gets small.
+        limits: The most that figures may be.
+        formats: Forms that layers may take; empty: those of the effort.
+        freeze: Patterns of layers that stay dense.
+        max_ratio: The most by which layers may shrink, by pattern.
+        multiple: What ranks are multiples of.
+        stage: 1 without the annealing, else 2.
+        budget: The most ``evaluations``, ``epochs``, ``minutes``.
         progress: None until the job is first leased.
         result: Set when it succeeded.
         failure: Set when it failed.
@@ -136,7 +151,7 @@ class JobInfo:
 
     name: str
     source: str
-    delta: float
+    delta: float | None
     effort: str
     accept: str
     seed: int
@@ -152,6 +167,15 @@ class JobInfo:
     etag: str = ""
     last_sequence: int = 0
     epoch: int = 0
+    target: Mapping[str, float] = field(default_factory=dict)
+    objective: str = "params"
+    limits: Mapping[str, float] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    max_ratio: Mapping[str, float] = field(default_factory=dict)
+    multiple: int = 1
+    stage: int = 2
+    budget: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def job_id(self) -> str:
@@ -242,6 +266,27 @@ def check_delta(value: float | str) -> float:
         shown = value if isinstance(value, str) else f"{delta:g}"
         raise InvalidArgumentError.of("delta", f"{shown} is not a tolerance; {remedy}")
     return delta
+
+
+def check_number(field_name: str, name: str, value: object) -> float:
+    """The number of a name, such as a limit; InvalidArgumentError when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidArgumentError.of(field_name, f"{name}={value!r} is no finite number; give one")
+    return float(value)
+
+
+def check_names(field_name: str, values: Sequence[str]) -> Sequence[str]:
+    """Names or patterns; InvalidArgumentError for what is no sequence of texts, such as one text alone."""
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise InvalidArgumentError.of(field_name, f"{values!r} is no list of texts; give one, such as ['svd']")
+    return values
+
+
+def check_whole(field_name: str, value: object) -> int:
+    """A whole number that the wire can carry; InvalidArgumentError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or abs(value) >= 2**31:
+        raise InvalidArgumentError.of(field_name, f"{value!r} is no whole number below 2^31; give one")
+    return int(value)
 
 
 def check_seed(seed: int) -> int:

@@ -1,8 +1,8 @@
 """The entry point of `diminuendo`: the table of commands, and how every error ends.
 
 A command's module is imported only when it runs, so that `diminuendo --help` is quick and remote commands need
-neither the engine nor a cluster. Exit codes: 0 done, 1 a failure, 2 a user's mistake, 3 nothing inside delta,
-130 interrupted.
+neither the engine nor a cluster. Exit codes: 0 done, 1 a failure, 2 a user's mistake, 3 nothing inside delta
+or target, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from diminuendo.client.cli.words import budget_of, limits_of, names_of, ratios_of
 from diminuendo.client.client import Client
 from diminuendo.client.config import DEFAULT_TARGET
 from diminuendo.client.errors import InvalidArgumentError
-from diminuendo.client.types import JobInfo, JobState
+from diminuendo.client.types import DEFAULT_DELTA, JobInfo, JobState, check_delta, check_seed
 
 SUCCEEDED, FAILED, NOTHING_INSIDE = 0, 1, 3
 
@@ -44,16 +49,45 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Folder of train-*.parquet and test-*.parquet.", show_default=False),
 ]
+Tolerance = Annotated[
+    str | None,
+    typer.Option(
+        "--delta",
+        metavar="POINTS",
+        show_default="1.0 without a target",
+        help="Largest loss of the metric: over 0 and up to 100 points.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="FIGURE=MOST",
+        show_default=False,
+        help="In place of delta: the least loss within so much, e.g. size=1MB, macs=50M.",
+    ),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--formats", metavar="NAMES", help="Forms that layers may take, e.g. svd,tucker2; default: the effort's."
+    ),
+]
 Objective = Annotated[
-    str,
-    typer.Option("--objective", metavar="FIGURE", show_default=True, help="What gets small: params|macs|size|memory."),
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="FIGURE",
+        show_default="params",
+        help="What gets small: params|macs|size|memory|latency.",
+    ),
 ]
 Limit = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
         metavar="FIGURE=MOST",
-        help="The most that a figure may be, e.g. macs=50M, size=1.5 (MB); repeatable.",
+        help="The most that a figure may be, e.g. macs=50M, size=1.5 (MB), latency=5 (ms); repeatable.",
     ),
 ]
 Freeze = Annotated[
@@ -76,12 +110,86 @@ Budget = Annotated[
 ]
 
 Threads = Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="DIR",
+        help="Folder that keeps what is done: the same command goes on from there when it was stopped.",
+        show_default=False,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
 ]
 
 SERVER = DEFAULT_TARGET
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What may be asked of a compression, here or of a server: each field is an option of `wishing` commands."""
+
+    delta: Tolerance = None
+    target: Target = None
+    effort: Effort = "normal"
+    accept: Accept = "estimate"
+    seed: Seed = 0
+    formats: Formats = None
+    objective: Objective = None
+    limit: Limit = None
+    freeze: Freeze = None
+    max_ratio: MaxRatio = None
+    multiple: Multiple = 1
+    stage: StageNumber = 2
+    budget: Budget = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that `Client.submit` and the engine's `compress` both take.
+
+        Raises:
+            InvalidArgumentError: An option is not of its form.
+        """
+        return {
+            "delta": self._tolerance(),
+            "target": limits_of([self.target], "target") if self.target is not None else None,
+            "effort": self.effort,
+            "accept": self.accept,
+            "seed": check_seed(self.seed),
+            "formats": names_of(self.formats or ()),
+            "objective": self.objective,
+            "limits": limits_of(self.limit or ()),
+            "freeze": self.freeze or [],
+            "max_ratio": ratios_of(self.max_ratio or ()),
+            "multiple": self.multiple,
+            "stage": self.stage,
+            "budget": budget_of(self.budget or ()),
+        }
+
+    def _tolerance(self) -> float | None:
+        """Delta as it is meant; None where a target stands in its place."""
+        if self.delta is None:
+            return DEFAULT_DELTA if self.target is None else None
+        return check_delta(self.delta)
+
+
+def wishing(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of `Wishes`, in the place of its parameter `wishes`."""
+    names = [field.name for field in fields(Wishes)]
+    hints, own = get_type_hints(Wishes, include_extras=True), inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(f.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=f.default, annotation=hints[f.name])
+        for f in fields(Wishes)
+    ]
+    parameters = [p for given in own.parameters.values() for p in (options if given.name == "wishes" else [given])]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(wishes=Wishes(**{name: given.pop(name) for name in names}), **given)
+
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer makes options of it
+    return run
 
 
 def connect(server: str, project: str) -> Client:
@@ -101,7 +209,7 @@ def labels_of(words: list[str]) -> dict[str, str]:
 
 
 def exit_code(info: JobInfo) -> int:
-    """How a followed job ends the command: 0 with a model inside delta, 3 with none, 1 otherwise."""
+    """How a followed job ends the command: 0 with a model that keeps what was asked, 3 with none, 1 otherwise."""
     if info.state is not JobState.SUCCEEDED or info.result is None:
         return FAILED
     return SUCCEEDED if info.result.inside_delta else NOTHING_INSIDE

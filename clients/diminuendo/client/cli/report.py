@@ -37,12 +37,13 @@ def outcome(info: JobInfo) -> str:
     """How the job ended, in one line."""
     if info.state is JobState.SUCCEEDED and info.result is not None:
         result = info.result
-        figures = (
-            f"{text.times(result.params_ratio)} fewer params, {text.times(result.macs_ratio)} fewer MACs,"
-            f" drop {text.points(result.drop)} of {info.delta:g}"
-        )
-        verdict = "inside delta" if result.inside_delta else "nothing inside delta; the nearest"
-        return f"{verdict}: {figures}"
+        figures = f"{text.times(result.params_ratio)} fewer params, {text.times(result.macs_ratio)} fewer MACs"
+        if info.objective not in ("params", "macs"):
+            figures += f", {text.times(result.objective_ratio)} less {info.objective}"
+        allowed = "" if info.delta is None else f" of {info.delta:g}"
+        wanted = text.figures(info.target) or "delta"
+        verdict = f"inside {wanted}" if result.inside_delta else f"nothing inside {wanted}; the nearest"
+        return f"{verdict}: {figures}, drop {text.points(result.drop)}{allowed}"
     if info.state is JobState.FAILED and info.failure is not None:
         return f"{info.name} failed ({info.failure.reason}): {text.one_line(info.failure.message)}"
     return f"{info.name} is {info.state.value}"
@@ -76,7 +77,7 @@ def jobs_table(jobs: Iterable[JobInfo]) -> Table:
             job.source,
             job.state.value,
             stage,
-            f"{job.delta:g}",
+            f"{job.delta:g}" if job.delta is not None else text.figures(job.target),
             text.times(figures.params_ratio) if figures else "",
             text.points(figures.drop) if figures else "",
             _when(job.create_time),
@@ -90,12 +91,21 @@ def job_table(job: JobInfo) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     progress, result, failure = job.progress, job.result, job.failure
+    target = text.figures(job.target)
     rows = {
         "name": job.name,
         "source": job.source,
         "state": job.state.value,
-        "delta": f"{job.delta:g} points, {job.accept}",
-        "effort": f"{job.effort}, seed {job.seed}",
+        "delta": "" if job.delta is None else f"{job.delta:g} points, {job.accept}",
+        "target": target,
+        "objective": "" if job.target else job.objective,
+        "limits": text.figures(job.limits),
+        "formats": ", ".join(job.formats),
+        "freeze": ", ".join(job.freeze),
+        "max ratio": ", ".join(f"{pattern} {most:g}x" for pattern, most in job.max_ratio.items()),
+        "multiple": str(job.multiple) if job.multiple != 1 else "",
+        "effort": f"{job.effort}, stage {job.stage}, seed {job.seed}",
+        "budget": ", ".join(f"{most:g} {kind}" for kind, most in job.budget.items()),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "created": _when(job.create_time),
         "started": _when(job.start_time),
@@ -103,7 +113,9 @@ def job_table(job: JobInfo) -> Table:
         "progress": f"{progress.stage.value}, {progress.works_done} of {progress.works_expected} works"
         if progress
         else "",
-        "best": text.best_line(progress.best, job.delta) if progress and not job.state.final else "",
+        "best": text.best_line(progress.best, job.delta, text.figures(job.target))
+        if progress and not job.state.final
+        else "",
         "result": outcome(job) if result else "",
         "failure": f"{failure.reason}: {failure.message}" if failure else "",
         "traceback": failure.traceback if failure else "",

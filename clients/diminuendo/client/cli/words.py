@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from diminuendo.client.errors import InvalidArgumentError
 
-_DECIMAL: Mapping[str, float] = {"k": 1e3, "M": 1e6, "G": 1e9}
-_MEGABYTES: Mapping[str, float] = {"k": 2.0**-10, "M": 1.0, "G": 2.0**10}
-_IN_MEGABYTES = ("size", "memory")
+_DECIMAL: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
+_POWERS = {"k": -10, "K": -10, "M": 0, "G": 10}
+_MEGABYTES: Mapping[str, float] = {"": 1.0, "B": 2.0**-20} | {
+    f"{letter}{rest}": 2.0**power for letter, power in _POWERS.items() for rest in ("", "B", "iB")
+}
+_MILLISECONDS: Mapping[str, float] = {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3}
+_UNITS = {"size": _MEGABYTES, "memory": _MEGABYTES, "latency": _MILLISECONDS}
+_NUMBER = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
-def limits_of(words: Sequence[str]) -> dict[str, float]:
-    """Limits by figure: params and MACs with k, M, G for 10^3, 10^6, 10^9; size and memory in MB.
+def limits_of(words: Sequence[str], option: str = "limit") -> dict[str, float]:
+    """Limits by figure, as the engine takes them: a number, with or without a unit.
 
-    Of size and memory, k, M and G are 2^10, 2^20 and 2^30 bytes.
+    Params and MACs take k, M, G for 10^3, 10^6, 10^9. Size and memory are in MB, or in what is said: kB, MB, GB, or k,
+    M, G for short, are 2^10, 2^20 and 2^30 bytes, B is one. Latency is in ms, or in us or s.
     """
+    return _pairs(option, words, _with_unit, "FIGURE=NUMBER; for example macs=50M or size=1.5MB")
 
-    def value(name: str, text: str) -> float:
-        suffixes = _MEGABYTES if name in _IN_MEGABYTES else _DECIMAL
-        return _number(text[:-1]) * suffixes[text[-1]] if text[-1:] in suffixes else _number(text)
 
-    return _pairs("limit", words, value, "FIGURE=NUMBER; for example macs=50M or size=1.5")
+def _with_unit(name: str, text: str) -> float:
+    found = _NUMBER.fullmatch(text)
+    units = _UNITS.get(name, _DECIMAL)
+    if not found or found[2] not in units:
+        raise ValueError(text)
+    return float(found[1]) * units[found[2]]
 
 
 def ratios_of(words: Sequence[str]) -> dict[str, float]:
     """Largest ratios by pattern."""
-    return _pairs("max_ratio", words, lambda _, text: _number(text), "PATTERN=RATIO; for example 'layer1.*=4'")
+    return _pairs("max_ratio", words, lambda _, text: float(text), "PATTERN=RATIO; for example 'layer1.*=4'")
 
 
 def budget_of(words: Sequence[str]) -> dict[str, float]:
     """Budgets by kind."""
-    return _pairs("budget", words, lambda _, text: _number(text), "KIND=NUMBER; for example evaluations=20")
+    return _pairs("budget", words, lambda _, text: float(text), "KIND=NUMBER; for example evaluations=20")
 
 
 def _pairs(option: str, words: Sequence[str], value: Callable[[str, str], float], form: str) -> dict[str, float]:
@@ -52,5 +62,6 @@ def _pairs(option: str, words: Sequence[str], value: Callable[[str, str], float]
     return found
 
 
-def _number(text: str) -> float:
-    return float(text)
+def names_of(words: Sequence[str]) -> list[str]:
+    """Names, each in a word of its own or several with commas between."""
+    return [name for word in words for name in word.split(",")]

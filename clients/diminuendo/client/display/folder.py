@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,21 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was measured on the sealed half. Scores and drops are in points of the metric."""
+    """What was measured on the sealed half. Scores and drops are in points of the metric.
+
+    Attributes:
+        delta: None where there was a target in its place.
+        inside_delta: Whether all that was asked for is kept, delta or target and every limit.
+        target: The most that a figure was to be; empty where there was a delta.
+        warnings: (reason, message) of what was raised on the way.
+    """
 
     metric: str
     original: float
     compressed: float
     drop: float
     drop_ci: tuple[float, float]
-    delta: float
+    delta: float | None
     accept: str
     inside_delta: bool
     sealed_samples: int
@@ -61,6 +68,8 @@ class Certificate:
     seconds: float
     seed: int
     control: Control | None
+    target: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,8 @@ def _certificate(data: _Object) -> Certificate:
     interval = data.get("drop_ci")
     if not isinstance(interval, list) or len(interval) != 2:
         raise ResultFolderError(f"{data.where}: drop_ci is {interval!r}, not [low, high]")
+    wanted = data.child("target") if data.data.get("target") is not None else None
+    target = {name: wanted.number(name) for name in wanted.data} if wanted else {}
     control = data.child("dense_control") if data.data.get("dense_control") is not None else None
     return Certificate(
         metric=str(data.get("metric")),
@@ -151,7 +162,7 @@ def _certificate(data: _Object) -> Certificate:
         compressed=data.number("compressed"),
         drop=data.number("drop"),
         drop_ci=(float(interval[0]), float(interval[1])),
-        delta=data.number("delta"),
+        delta=None if target else data.number("delta"),
         accept=str(data.data.get("accept", "estimate")),
         inside_delta=bool(data.get("inside_delta")),
         sealed_samples=int(data.number("sealed_samples")),
@@ -162,6 +173,11 @@ def _certificate(data: _Object) -> Certificate:
         control=None
         if control is None
         else Control(control.number("score"), control.number("drop"), control.number("epochs")),
+        target=target,
+        warnings=tuple(
+            (str(warning.get("reason")), str(warning.get("message")))
+            for warning in (_Object.of(f"{data.where}: warnings", each) for each in data.data.get("warnings") or ())
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from diminuendo.client.display import text
 from diminuendo.client.display.live import LiveDisplay
 from diminuendo.client.display.plain import PlainDisplay
 from diminuendo.client.display.view import View
@@ -43,7 +44,7 @@ def follow(job: Job, console: Console, *, on_cut: Callable[[], None] = lambda: N
         on_cut: Called each time that the connection was cut; what it raises ends the following.
     """
     info = job.info()
-    with open_display(console, View(info.name, delta=info.delta)) as display:
+    with open_display(console, View(info.name, delta=info.delta, target=text.figures(info.target))) as display:
 
         def lost(_: DiminuendoError) -> None:
             on_cut()

@@ -76,7 +76,7 @@ class Frame:
 
     def _best(self) -> RenderableType:
         style = "green" if self.view.best else "dim"
-        return Text.assemble("best      ", (text.best_line(self.view.best, self.view.delta), style))
+        return Text.assemble("best      ", (text.best_line(self.view.best, self.view.delta, self.view.target), style))
 
     def _evaluations(self, width: int) -> RenderableType:
         """The last evaluations, newest last, padded so that the frame keeps its height."""

@@ -10,8 +10,14 @@ from diminuendo.client.display import text
 from diminuendo.client.display.folder import Certificate, ResultFolder
 
 
-def show_result(console: Console, result: ResultFolder) -> None:
-    """Print everything that a person wants to know of a result, apart from the folder's line."""
+def show_result(console: Console, result: ResultFolder, *, warnings: bool = True) -> None:
+    """Print everything that a person wants to know of a result, apart from the folder's line.
+
+    Args:
+        console: Where to.
+        result: What was read from a folder.
+        warnings: Whether to tell them; not where they were shown as they came.
+    """
     console.print()
     console.print(comparison(result))
     console.print()
@@ -22,6 +28,8 @@ def show_result(console: Console, result: ResultFolder) -> None:
     console.print(layers(result))
     for name, reason in result.left_dense.items():
         console.print(Text(f"{name} was left as it is: {text.one_line(reason)}", style="dim"))
+    for reason, message in result.certificate.warnings if warnings else ():
+        console.print(Text(f"warning {reason}: {text.one_line(message)}", style="yellow"))
     console.print()
 
 
@@ -51,20 +59,23 @@ def comparison(result: ResultFolder) -> Table:
 
 
 def verdict(certificate: Certificate) -> list[Text]:
-    """Whether the result is inside delta, why, and what the dense control says."""
+    """Whether the result is inside delta or target, why, and what the dense control says."""
     low, high = certificate.drop_ci
     judged = "95 % upper bound" if certificate.accept == "strict" else "estimate"
+    judged = "" if certificate.delta is None else f" (judged by the {judged})"
     word, style = ("inside", "bold green") if certificate.inside_delta else ("NOT inside", "bold yellow")
+    wanted = text.figures(certificate.target) if certificate.delta is None else f"delta {certificate.delta:g}"
     lines = [
         Text.assemble(
-            (f"{word} delta {certificate.delta:g}", style),
+            (f"{word} {wanted}", style),
             f": drop {text.points(certificate.drop)} points, 95 % interval"
             f" [{text.points(low)}, {text.points(high)}],"
-            f" on {certificate.sealed_samples:,} sealed samples (judged by the {judged})",
+            f" on {certificate.sealed_samples:,} sealed samples{judged}",
         )
     ]
     if not certificate.inside_delta and certificate.evaluations > 1:  # a plan that was applied is the one asked for
-        lines.append(Text("nothing inside delta was found: this is the nearest; try a larger delta or effort"))
+        kind = "delta" if certificate.target == {} else "target"
+        lines.append(Text(f"nothing inside {kind} was found: this is the nearest; try a larger {kind} or effort"))
     if certificate.control is not None:
         control = certificate.control
         lines.append(

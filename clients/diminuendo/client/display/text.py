@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from diminuendo.client.oneline import one_line as one_line
 from diminuendo.client.types import Candidate, EvaluationFinished
 
@@ -23,10 +25,20 @@ def points(value: float) -> str:
     return f"{value + 0.0:.2f}" if round(value, 2) else "0.00"
 
 
-def best_line(best: Candidate | None, delta: float | None) -> str:
-    """The best candidate so far against delta, in words."""
+_UNITS = {"size": " MB", "memory": " MB", "latency": " ms"}
+
+
+def figures(most: Mapping[str, float]) -> str:
+    """Figures with their numbers and units: ``size 1.5 MB, macs 50,000,000``."""
+    return ", ".join(
+        f"{name} {value:g}{_UNITS[name]}" if name in _UNITS else f"{name} {value:,.0f}" for name, value in most.items()
+    )
+
+
+def best_line(best: Candidate | None, delta: float | None, target: str = "") -> str:
+    """The best candidate so far against delta or target, in words."""
     if best is None:
-        return "nothing inside delta yet"
+        return f"nothing within {target} yet" if target else "nothing inside delta yet"
     allowed = "" if delta is None else f" of {delta:g}"
     return f"{times(best.params_ratio)} params, {times(best.macs_ratio)} MACs, drop {points(best.drop)}{allowed}"
 

@@ -29,7 +29,8 @@ class View:
 
     Attributes:
         title: The job's name, or the source of an inline run.
-        delta: Tolerance in points; None while it is not known.
+        delta: Tolerance in points; None while it is not known, and where there is a target.
+        target: The most that a figure may be, in words; empty where there is a delta.
         recent: The last evaluations, oldest first.
         warnings: All warnings, oldest first.
         started: Time of the first event.
@@ -52,10 +53,11 @@ class View:
     ended: datetime | None = None
     note: str = _WAITING
     trouble: str = ""
+    target: str = ""
 
     @property
     def best(self) -> Candidate | None:
-        """The best candidate inside delta on the search half, so far."""
+        """The best candidate inside delta on the search half, or within the target, so far."""
         return self.progress.best
 
     def elapsed_s(self, now: datetime) -> float:

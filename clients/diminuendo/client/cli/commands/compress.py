@@ -13,69 +13,51 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
-from diminuendo.client.cli.words import budget_of, limits_of, ratios_of
+from diminuendo.client.display import text
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
 from diminuendo.client.display.inline import InlineFeed
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View
-from diminuendo.client.types import JobState, check_delta, check_seed, zoo_name
+from diminuendo.client.types import JobState, zoo_name
 
 _ELSEWHERE = "use a server: diminuendo submit"
 
 
+@options.wishing
 def compress(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="zoo:NAME, or zoo:NAME?classes=N", show_default=False)
     ],
-    delta: options.Delta = "1.0",
-    effort: options.Effort = "normal",
-    accept: options.Accept = "estimate",
-    seed: options.Seed = 0,
-    objective: options.Objective = "params",
-    limit: options.Limit = None,
-    freeze: options.Freeze = None,
-    max_ratio: options.MaxRatio = None,
-    multiple: options.Multiple = 1,
-    stage: options.StageNumber = 2,
-    budget: options.Budget = None,
+    wishes: options.Wishes,
     weights: options.Weights = None,
     data: options.Data = None,
     threads: options.Threads = 1,
     out: options.Out = None,
+    work: options.Work = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Survey, try one candidate, say what it all costs.")
     ] = False,
 ) -> None:
     """Compress a network here, without a server; ends with the line `result: DIR`."""
-    tolerance, name = check_delta(delta), zoo_name(source)
-    check_seed(seed)
-    request = {
-        "effort": effort,
-        "accept": accept,
-        "seed": seed,
-        "threads": threads,
-        "objective": objective,
-        "limits": limits_of(limit or ()),
-        "freeze": freeze or [],
-        "max_ratio": ratios_of(max_ratio or ()),
-        "multiple": multiple,
-        "stage": stage,
-        "budget": budget_of(budget or ()),
-    }
+    name = zoo_name(source)
+    request = wishes.arguments() | {"threads": threads}
     try:
         with mistakes():
             known = engine("zoo.catalog", otherwise=_ELSEWHERE).Source.parse(name)
-            checked = engine("search.check", otherwise=_ELSEWHERE).request_of(str(known), tolerance, **request)
+            checked = engine("search.check", otherwise=_ELSEWHERE).request_of(str(known), **request)
             task = _task(known, weights, data)
         if dry_run:
             _estimate(checked, task)
             return
         with result_folder(out, known.text) as folder:
-            _run(str(known), task, tolerance, folder, request)
+            view = View(str(known), delta=request["delta"], target=text.figures(request["target"] or {}))
+            _run(view, task, folder, request | {"work": work})
     except KeyboardInterrupt:
-        typer.echo("stopped; nothing was written", err=True)
+        typer.echo(
+            f"stopped; the same command goes on from {work}" if work else "stopped; nothing was written", err=True
+        )
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(_finish(read_result(folder)))
 
@@ -96,25 +78,25 @@ def _estimate(request: Any, task: Any) -> None:
         found = made.estimate(request, task=own, on_work=lambda subject: status.update(f"measuring: {subject}"))
     minutes = f"{found.minutes:.1f} minutes" if found.minutes < 120 else f"{found.minutes / 60:.1f} hours"
     typer.echo(f"evaluations: at most {found.evaluations}")
-    typer.echo(f"epochs: at most {found.epochs}, {found.epoch_s:.2f} s each")
+    typer.echo(f"epochs: at most {found.epochs:g}, {found.epoch_s:.2f} s each")
     typer.echo(
         f"time: at most about {minutes} on one evaluator like this machine, {found.survey_s:.0f} s of survey included"
     )
 
 
-def _run(source: str, task: Any, delta: float, folder: Path, request: Mapping[str, Any]) -> None:
+def _run(view: View, task: Any, folder: Path, request: Mapping[str, Any]) -> None:
     """Have the engine do it, and show how it goes."""
-    display = open_display(Console(stderr=True), View(source, delta=delta))
+    display = open_display(Console(stderr=True), view)
     with display, mistakes():
         feed = InlineFeed(display)
         feed.state(JobState.RUNNING)
         display.say(note="loading the engine")
         compression = engine("compression", otherwise=_ELSEWHERE)
-        compression.compress(task, delta, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
+        compression.compress(task, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
         feed.state(JobState.SUCCEEDED)
 
 
 def _finish(result: ResultFolder) -> int:
-    page(lambda console: show_result(console, result))
+    page(lambda console: show_result(console, result, warnings=False))
     typer.echo(f"result: {result.path}")
     return options.SUCCEEDED if result.certificate.inside_delta else options.NOTHING_INSIDE

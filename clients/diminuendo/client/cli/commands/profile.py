@@ -50,7 +50,8 @@ def _opened(target: str, weights: Path | None, classes: int | None) -> tuple[str
     folder = bundle_folder("target", target, weights=weights, classes=classes)
     if folder is not None:
         task = engine("bundle").load(folder)
-        return task.name, task.model, engine("tree").take(task.evaluation.inputs, slice(0, 1))
+        model = engine("modules").with_forward(task.model, task.forward)
+        return task.name, model, engine("gather").example(task.evaluation)
     name = zoo_name(target)
     if classes is not None:
         if "?" in name:

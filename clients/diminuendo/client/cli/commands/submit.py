@@ -7,34 +7,29 @@ from typing import Annotated
 import typer
 
 from diminuendo.client.cli import options
-from diminuendo.client.types import check_delta
 
 
+@options.wishing
 def submit(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="zoo:NAME", show_default=False)],
-    delta: options.Delta = "1.0",
-    effort: options.Effort = "normal",
-    accept: options.Accept = "estimate",
-    seed: options.Seed = 0,
+    wishes: options.Wishes,
     job_id: Annotated[str | None, typer.Option("--job-id", help="Id of the job; the server chooses one.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")] = None,
     request_id: Annotated[
         str | None, typer.Option("--request-id", help="The same one again gives the same job.")
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow it: 0 inside delta, 3 nothing inside, 1 failed.")
+        bool, typer.Option("--watch", help="Follow it: exits 0 when delta or target is kept, 3 when not, 1 failed.")
     ] = False,
     server: options.Server = options.SERVER,
     project: options.Project = "default",
 ) -> None:
     """Submit a network to a server; prints the job's name."""
+    asked = wishes.arguments()
     with options.connect(server, project) as client:
         job = client.submit(
             source,
-            delta=check_delta(delta),
-            effort=effort,
-            accept=accept,
-            seed=seed,
+            **asked,
             job_id=job_id,
             labels=options.labels_of(label or []),
             request_id=request_id,
