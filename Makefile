@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test lint format protos bench bench-build bench-survey bench-evaluators constraints clean
+.PHONY: help setup demo test lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -60,7 +60,7 @@ $(PROTO_VENV)/.installed: protos/requirements.txt
 	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check -r protos/requirements.txt
 	@touch $@
 
-bench: bench-build bench-survey bench-evaluators ## run every benchmark
+bench: bench-build bench-survey bench-calibrate bench-tuning bench-evaluators ## run every benchmark
 
 bench-build: $(STAMP) ## building a candidate from stored factors against decomposing afresh
 	$(BIN)/python -m tests.bench.build
@@ -68,8 +68,29 @@ bench-build: $(STAMP) ## building a candidate from stored factors against decomp
 bench-survey: $(STAMP) ## covariances and factors of ResNet18, and building a candidate of it
 	$(BIN)/python -m tests.bench.survey
 
+bench-calibrate: $(STAMP) ## calibrating every layer of ResNet18, by partial forwards and by whole ones
+	$(BIN)/python -m tests.bench.calibrate
+
+bench-search: $(STAMP) ## our search against TPE, random search, uniform ranks and channel pruning
+	$(BIN)/python -m tests.bench.search
+
+bench-ablation: $(STAMP) ## what each part of the method pays, at equal params and equal epochs
+	$(BIN)/python -m tests.bench.ablation
+
+bench-tuning: $(STAMP) ## our fine-tuning against the same loop by hand, and against a plain float32 one
+	$(BIN)/python -m tests.bench.tuning
+
+bench-latency: $(STAMP) ## speed of RESULT=DIR in PyTorch and ONNX Runtime; without it, the latency table against the clock
+	$(BIN)/python -m tests.bench.latency $(if $(RESULT),--result $(RESULT)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+	  $(if $(DATA),--data $(DATA))
+
 bench-evaluators: $(STAMP) ## two evaluators against one, and the coordinator's own overhead
 	$(BIN)/python -m tests.bench.evaluators
+
+MODEL ?= resnet18
+MINUTES ?= 180
+bench-cifar100: $(STAMP) ## compress MODEL on CIFAR-100 within MINUTES; stopped, it goes on from .build/cifar100-MODEL
+	$(BIN)/python -m tests.bench.cifar100 --model $(MODEL) --minutes $(MINUTES) --work .build/cifar100-$(MODEL)
 
 constraints: ## write constraints.txt from what .venv holds
 	@{ head -1 constraints.txt; echo "torch==2.13.0"; $(BIN)/pip freeze --exclude-editable | grep -v '^torch=='; } > .build/constraints.txt

@@ -33,6 +33,7 @@ FORMS: dict[str, tuple[list[str], list[Stage]]] = {
         ["I", "r1", "r2", "r3", "O"],
         [("1 × 1", "r1 I"), ("k × 1", "r2 r1 k"), ("1 × k", "r3 r2 k"), ("1 × 1", "O r3")],
     ),
+    "zero": (["I", "O"], []),
 }
 
 
@@ -47,7 +48,7 @@ def picture(channels: list[str], stages: list[Stage]) -> str:
     for index, (kernel, weights) in enumerate(stages):
         left = MARGIN + index * (BAR + STAGE) + BAR + 6
         parts += _stage(left, left + STAGE - 12, heights[index], heights[index + 1], kernel, weights)
-    width = 2 * MARGIN + len(stages) * (BAR + STAGE) + BAR
+    width = 2 * MARGIN + (len(channels) - 1) * (BAR + STAGE) + BAR
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 220" width="{width}" height="220">'
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>", ""])
 
