@@ -155,6 +155,19 @@ def test_a_pass_in_blocks_has_every_sample_once_with_its_target_and_logits() -> 
     assert not torch.equal(sorted_rows(first), sorted_rows(again))  # another pass, another order of the blocks
 
 
+def test_kept_logits_are_computed_as_the_student_computes() -> None:
+    model, samples = problem()
+    teacher = Teacher(model, samples, None, 7)
+    (wide,), (narrow,), (again,) = (list(teacher.windows(0, teacher.blocks, bf16=b)) for b in (False, True, False))
+    assert wide.logits is not None
+    assert narrow.logits is not None
+    assert again.logits is not None
+    assert narrow.logits.dtype == torch.float32
+    assert torch.equal(wide.logits, again.logits)
+    assert not torch.equal(wide.logits, narrow.logits)
+    torch.testing.assert_close(narrow.logits, wide.logits, atol=0.05, rtol=0.05)
+
+
 def test_where_only_logits_fit_the_original_sees_each_block_of_a_copy_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, samples = many()
     monkeypatch.setattr("diminuendo.engine.teacher.COPIES_BYTES", FEW_COPIES * 700 * 3 * 4)

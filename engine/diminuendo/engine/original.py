@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diminuendo.engine import tree
 from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.modules import evaluating
-from diminuendo.engine.precision import autocast
+from diminuendo.engine.precision import autocast, widened
 from diminuendo.engine.score import outputs_of
 from diminuendo.engine.task import Augment, TaskError, logits_of
 
@@ -39,9 +39,21 @@ class Original:
         self.logits = logits
         self._inference = True
 
-    def on(self, inputs: Any) -> Tensor:
-        """The logits on any number of inputs, in float32; the network is left as it was."""
-        return self._run(lambda: outputs_of(self.model, inputs, part=self.logits))
+    def on(self, inputs: Any, *, bf16: bool = False) -> Tensor:
+        """The logits on any number of inputs; the network is left as it was.
+
+        Args:
+            bf16: Whether it computes under bfloat16's autocast; its outputs are never narrower than float32 for that.
+        """
+
+        def forward() -> Tensor:
+            with autocast(self.model, enabled=bf16):
+                found: Tensor = outputs_of(
+                    self.model, inputs, part=lambda outputs: self.logits(widened(outputs) if bf16 else outputs)
+                )
+            return found
+
+        return self._run(forward)
 
     @contextmanager
     def beside(self) -> Iterator[None]:

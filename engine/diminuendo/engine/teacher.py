@@ -81,7 +81,7 @@ class Teacher(Original):
         """Keep nothing yet."""
         super().__init__(model, logits)
         self.train, self.augment, self.seed = train, augment, seed
-        self._kept: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        self._kept: dict[tuple[int, int, bool], tuple[Any, Tensor]] = {}
 
     @property
     def copies(self) -> int:
@@ -137,9 +137,9 @@ class Teacher(Original):
             batch_size: Of a window's last batch, if it is not smaller. A batch of one sample, which has no variance
                 for BatchNorm, is left out.
             generator: Of the order.
-            bf16: Whether the original computes under bfloat16's autocast where it runs beside the student.
+            bf16: Whether the original computes under bfloat16's autocast, as its student does.
         """
-        for window in self.windows(*self._span(start, epochs)):
+        for window in self.windows(*self._span(start, epochs), bf16=bf16):
             order = torch.randperm(len(window.samples), generator=generator)
             with self.beside() if window.logits is None else nullcontext():
                 for index in torch.split(order.to(_device(window.samples)), batch_size):
@@ -156,10 +156,10 @@ class Teacher(Original):
         """The first block, and how many."""
         return round(start * self.blocks), max(1, round(epochs * self.blocks))
 
-    def windows(self, start: int, count: int) -> Iterator[Window]:
+    def windows(self, start: int, count: int, *, bf16: bool = False) -> Iterator[Window]:
         """The samples of `count` blocks from number `start` on, block by block in each pass's own order."""
         for number, blocks in self._runs(start, count):
-            yield self._window(number, blocks)
+            yield self._window(number, blocks, bf16)
 
     def window_sizes(self, start: int, count: int) -> list[int]:
         """How many samples each of these windows has."""
@@ -175,24 +175,24 @@ class Teacher(Original):
             yield number, order[place : place + size].tolist()
             start, count = start + size, count - size
 
-    def _window(self, number: int, blocks: list[int]) -> Window:
+    def _window(self, number: int, blocks: list[int], bf16: bool) -> Window:
         index = torch.cat([self._parts[block] for block in blocks])
         targets = tree.take(self.train.targets, index)
         if self.copies == 0:
             inputs = tree.concat([self._augmented(number, block) for block in blocks])
             return Window(Samples(inputs, targets), None)
-        found = [self._copied(self.copy_of(number), block) for block in blocks]
+        found = [self._copied(self.copy_of(number), block, bf16) for block in blocks]
         inputs = tree.concat([inputs for inputs, _ in found])
         return Window(Samples(inputs, targets), torch.cat([logits for _, logits in found]))
 
-    def _copied(self, copy: int, block: int) -> tuple[Any, Tensor]:
+    def _copied(self, copy: int, block: int, bf16: bool) -> tuple[Any, Tensor]:
         """Inputs of a block in a copy, and the original's logits on them."""
-        kept = self._kept.get((copy, block))
+        kept = self._kept.get((copy, block, bf16))
         if kept is not None and self.keeps_inputs:
             return kept
         inputs = self._augmented(copy, block)
-        logits = kept[1] if kept is not None else self.on(inputs)
-        self._kept[copy, block] = (inputs if self.keeps_inputs else None, logits)
+        logits = kept[1] if kept is not None else self.on(inputs, bf16=bf16)
+        self._kept[copy, block, bf16] = (inputs if self.keeps_inputs else None, logits)
         return inputs, logits
 
     def taken(self, logits: Tensor, index: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from diminuendo.engine.cost import Cost
 from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
 from diminuendo.engine.search.wiring import Wiring
 
-ENGINE_REVISION = 11
+ENGINE_REVISION = 12
 """Raised whenever the same work would give another outcome than before; part of every key."""
 
 OWN, OWN_RIVAL = 0.03, 1.0
