@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +36,10 @@ def binaries() -> Path:
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
+AS_USER = "import os, sys; os.setuid(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+"""Not Popen's `user`: with it a child is forked and not vforked, and grpc's handlers of forks crash some of them."""
+
+
 class Postgres:
     """A server on a port of 127.0.0.1, which a test may stop, kill and start again.
 
@@ -46,9 +52,11 @@ class Postgres:
         self.folder = Path(tempfile.mkdtemp(prefix="diminuendo-postgres-"))
         self._bin, self._numbers, self._process = binaries(), itertools.count(), None
         # The server refuses to run as root; any other user does.
-        self._user = "nobody" if os.geteuid() == 0 else None
-        if self._user:
-            shutil.chown(self.folder, self._user)
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("nobody").pw_uid
+            shutil.chown(self.folder, user)
+            self._as_user = [sys.executable, "-I", "-S", "-c", AS_USER, str(user)]
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self._run("initdb", "--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync")
@@ -58,10 +66,10 @@ class Postgres:
     _process: subprocess.Popen[bytes] | None
 
     def _command(self, program: str, *options: str) -> list[str]:
-        return [str(self._bin / program), "-D", str(self.folder / "data"), *options]
+        return [*self._as_user, str(self._bin / program), "-D", str(self.folder / "data"), *options]
 
     def _run(self, program: str, *options: str) -> None:
-        done = subprocess.run(self._command(program, *options), user=self._user, cwd="/", capture_output=True)
+        done = subprocess.run(self._command(program, *options), cwd="/", capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
 
     def start(self) -> None:
@@ -70,7 +78,7 @@ class Postgres:
         options += [part for setting in UNSAFE_AND_FAST for part in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
             command = self._command("postgres", *options)
-            self._process = subprocess.Popen(command, user=self._user, cwd="/", stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while True:
             try:
