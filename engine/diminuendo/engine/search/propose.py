@@ -20,6 +20,16 @@ from diminuendo.engine.search.work import OWN, OWN_RIVAL
 FAR = 0.3
 """How far beyond today's crossing of delta, in log of the objective, more tuning is expected to reach."""
 
+FEW = 4
+"""Two first plans and up to so many leave both ends of their range out: those are the least likely to be near delta.
+A single one is the mildest."""
+
+APART = 0.5
+"""A candidate farther than this from where more tuning may bring delta, in log of the objective, is not tuned on."""
+
+FAINT = 1 / 8
+"""Drops below this share of delta are noise: they count as that much where sizes are compared by the log of drops."""
+
 STRIDES = (1.0, 0.5, 1.6)
 """Steps of successive annealing proposals, relative to the session's step."""
 
@@ -89,7 +99,8 @@ def first(standing: Standing, settings: Settings) -> list[Proposal]:
     smallest = max(1, min(bearable, default=points[-1].amount))
     span = math.log(max(mildest / smallest, 1.0))
     count = settings.budgets
-    targets = [mildest * math.exp(-span * i / max(1, count - 1)) for i in range(count)]
+    edge = 0.5 if 1 < count <= FEW else 0.0
+    targets = [mildest * math.exp(-span * (i + edge) / max(1.0, count - 1 + 2 * edge)) for i in range(count)]
     plans = dict.fromkeys(within(at_most(points, target).plan, target) for target in targets)
     return [Proposal(plan, "first", None, settings.first_epochs, COLD_RATE) for plan in plans]
 
@@ -110,37 +121,67 @@ def settled(standing: Standing) -> float:
     return OWN_RIVAL if not twins or estimates[other.index] < estimates[twins[0].index] else OWN
 
 
+def crossing(standing: Standing) -> float | None:
+    """Log of the ratio at which the candidates so far cross delta; infinite when none shows where, None outside it.
+
+    Drops multiply with the ratio as damages do: between two sizes the log of the drop is interpolated. The drop itself
+    would put the crossing next to the milder one of two sizes that lie far apart.
+    """
+    delta, trials = standing.delta, standing.trials
+    sizes = [_log_ratio(standing, t) for t in trials]
+    drops = [math.log(max(standing.estimates[t.index], FAINT * delta)) for t in trials]
+    return isotonic.fit(sizes, drops).crossing(math.log(delta))
+
+
+def _log_ratio(standing: Standing, trial: Trial) -> float:
+    return math.log(standing.space.amount(standing.space.total) / standing.amount(trial))
+
+
+def first_step(standing: Standing, settings: Settings) -> float:
+    """The annealing's first step: to where delta is expected to be crossed, or the effort's, up to twice that."""
+    if standing.incumbent is None or math.isinf(standing.delta):
+        return settings.step
+    gap = (crossing(standing) or 0.0) - _log_ratio(standing, standing.incumbent)
+    return min(max(gap, settings.step), 2 * settings.step)
+
+
 def kept(standing: Standing, settings: Settings) -> list[Proposal]:
-    """The candidates nearest to where more tuning may bring delta, tuned further."""
-    delta, total = standing.delta, standing.space.amount(standing.space.total)
+    """The candidates nearest to where more tuning may bring delta, tuned further; none that is far from there."""
     trials = standing.trials
     if not trials:
         return []
-    ratio = {t.index: math.log(total / standing.amount(t)) for t in trials}
-    drops = isotonic.fit([ratio[t.index] for t in trials], [standing.estimates[t.index] for t in trials])
-    crossing = drops.crossing(delta)
-    aim = min(ratio.values()) if crossing is None else min(crossing + FAR, max(ratio.values()))
+    ratio = {t.index: _log_ratio(standing, t) for t in trials}
+    crossed = crossing(standing)
+    aim = min(ratio.values()) if crossed is None else min(crossed + FAR, max(ratio.values()))
     near = sorted(trials, key=lambda t: (abs(ratio[t.index] - aim), t.index))[: settings.kept]
-    return [Proposal(Plan(t.choices), "keep", t, settings.kept_epochs) for t in sorted(near, key=lambda t: t.index)]
+    chosen = [t for t in near if abs(ratio[t.index] - aim) <= APART]
+    return [Proposal(Plan(t.choices), "keep", t, settings.kept_epochs) for t in sorted(chosen, key=lambda t: t.index)]
 
 
 def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
-    """Sizes between the smallest candidate inside delta and the next one outside, from the former's weights."""
+    """Sizes between the smallest candidate inside delta and the next one outside, from the former's weights.
+
+    Where that one is far outside, they end where more tuning may still bring delta. A few of them leave the end out.
+    """
     inside = standing.incumbent
     parent = inside or standing.nearest
     if parent is None:
         return []
+    total = standing.space.amount(standing.space.total)
     if inside:
         dear = standing.amount(inside)
         beyond = [amount for t in standing.trials if (amount := standing.amount(t)) < dear]
-        cheap = max(beyond, default=dear // 2)
+        crossed = crossing(standing)
+        reach = 0.0 if crossed is None else total * math.exp(-crossed - 2 * FAR)
+        cheap = max([*beyond, reach]) if beyond else dear / 2
     else:
-        dear, cheap = standing.space.amount(standing.space.total), standing.amount(parent)
-    span = math.log(dear / max(1, cheap))
+        dear, cheap = total, standing.amount(parent)
+    span = math.log(dear / max(1, min(cheap, dear)))
+    parts = settings.bracket + (settings.bracket < FEW)
     proposals: list[Proposal] = []
     avoid = standing.known
     for i in range(settings.bracket):
-        target = dear * math.exp(-span * (i + 1) / settings.bracket)
+        target = dear * math.exp(-span * (i + 1) / parts)
         rng = keyed(standing.state.request.seed, "bracket", i)
         plan = moves.anneal(
             standing.surrogate,

@@ -332,7 +332,7 @@ class Session:
             state.own = propose.settled(self._standing)
             count = min(settings.kept, self._room(settings.kept_epochs, budget.longest(state)))
             self._push_all(self._propose.kept(self._standing, replace(settings, kept=count)))
-        elif state.round == "keep":
+        if state.round == "keep" and not state.pending:
             state.round = "bracket"
             count = min(settings.bracket, self._room(settings.bracket_epochs, budget.longest(state)))
             self._push_all(self._propose.bracket(self._standing, replace(settings, bracket=count)))
@@ -341,7 +341,7 @@ class Session:
         if state.request.stage == 1:
             self._start_certify()
             return
-        state.stage, state.step = "anneal", settings.step
+        state.stage, state.step = "anneal", propose.first_step(self._standing, settings)
         self._anneal()
 
     def _anneal(self) -> None:

@@ -1,0 +1,96 @@
+"""Where candidates are tried when few of them can be paid for, and where delta is expected to be crossed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from tests.engine.search.driven import QUICK, Run, search
+from tests.engine.search.test_budget import with_budget
+from tests.engine.search.test_surrogate import space_of
+from tests.engine.search.world import World
+
+from diminuendo.engine.plan import Plan
+from diminuendo.engine.search import propose
+from diminuendo.engine.search.settings import EFFORTS
+from diminuendo.engine.search.standing import Standing
+from diminuendo.engine.search.state import State, Trial
+
+SETTINGS = EFFORTS["quick"]
+
+
+def standing(*drops: tuple[float, float]) -> Standing:
+    """How (params ratio, drop) of candidates stand, in the made-up world; divergence follows the drop."""
+    state, space = State(QUICK), space_of(World())
+    for index, (ratio, drop) in enumerate(drops):
+        plan = Plan(tuple((layer.spec.name, layer.options[-1 - index].choice) for layer in space.layers))
+        cost = replace(space.cost(plan), params=int(space.total.params / ratio))
+        state.trials.append(Trial(index, "first", plan.choices, None, 1.0, 1.0, cost, drop, math.exp(drop), "weights"))
+    return Standing(state, space)
+
+
+def tried(run: Run, role: str) -> list[float]:
+    """Params ratios of the candidates of a role."""
+    return [step.candidate.params_ratio for step in run.steps if step.candidate and step.summary.startswith(f"{role} ")]
+
+
+def test_between_sizes_that_lie_far_apart_the_log_of_the_drop_is_interpolated() -> None:
+    crossing = propose.crossing(standing((2.0, 0.25), (32.0, 16.0)))
+    assert crossing is not None
+    assert math.exp(crossing) == pytest.approx(2.0 * 16 ** (math.log(4) / math.log(64)), rel=1e-3)
+
+
+def test_a_drop_of_nothing_counts_as_a_faint_one() -> None:
+    one, two = (propose.crossing(standing((2.0, drop), (32.0, 8.0))) for drop in (-0.5, 0.0))
+    assert one == two
+    assert one is not None
+    assert math.exp(one) == pytest.approx(2.0 * 4, rel=1e-3)
+
+
+def test_where_all_are_outside_there_is_no_crossing_and_where_all_are_inside_it_lies_beyond() -> None:
+    assert propose.crossing(standing((2.0, 1.5), (4.0, 3.0))) is None
+    beyond = propose.crossing(standing((2.0, 0.25), (4.0, 0.5)))
+    assert beyond is not None
+    assert math.exp(beyond) == pytest.approx(8.0, rel=1e-3)
+
+
+def test_a_candidate_far_from_delta_is_not_tuned_on() -> None:
+    far = standing((1.5, 0.125), (60.0, 60.0))
+    assert propose.kept(far, SETTINGS) == []
+    near = standing((4.0, 0.8), (6.0, 1.3), (60.0, 60.0))
+    assert [p.parent.index for p in propose.kept(near, SETTINGS) if p.parent] == [0, 1]
+
+
+def test_a_bracket_ends_where_more_tuning_may_still_bring_delta() -> None:
+    found = standing((2.0, 0.25), (32.0, 16.0))
+    total = found.space.total.params
+    crossing = propose.crossing(found)
+    assert crossing is not None
+    proposals = propose.bracket(found, replace(SETTINGS, bracket=1))
+    assert [p.parent.index for p in proposals if p.parent] == [0]
+    ratio = total / found.space.cost(proposals[0].plan).params
+    assert 2.0 < ratio < math.exp(crossing + 2 * propose.FAR)
+
+
+def test_the_first_step_reaches_for_the_crossing_within_twice_the_efforts() -> None:
+    assert propose.first_step(standing((2.0, 0.5), (16.0, 4.0)), SETTINGS) == 2 * SETTINGS.step
+    assert propose.first_step(standing((2.0, 0.9), (2.2, 1.2)), SETTINGS) == SETTINGS.step
+    assert propose.first_step(standing((2.0, 3.0)), SETTINGS) == SETTINGS.step
+
+
+@pytest.mark.parametrize("evaluations", [6, 8])
+def test_few_first_plans_leave_the_ends_of_the_range_to_those_that_have_many(evaluations: int) -> None:
+    many, few = (tried(search(**wishes), "first") for wishes in ({}, with_budget(evaluations=evaluations)))
+    assert 1 < len(few) < propose.FEW < len(many)
+    assert many[0] * 1.2 < few[0] < few[-1] < many[-1] / 1.2
+
+
+@pytest.mark.parametrize("epochs", [2, 4, 8, 16])
+def test_little_tuning_is_not_spent_far_from_delta(epochs: float) -> None:
+    run = search(**with_budget(epochs=epochs))
+    assert run.finished.inside_delta
+    assert run.finished.params_ratio > 4
+    later = [ratio for role in ("keep", "bracket", "move", "polish") for ratio in tried(run, role)]
+    assert later
+    assert max(later) < 2.5 * run.finished.params_ratio
