@@ -9,6 +9,7 @@ from typing import Any
 from tests.engine.search.world import World
 
 from diminuendo.engine.plan import Choice, Plan
+from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.session import Finished, Request, Session, Step
 from diminuendo.engine.search.work import Evaluate, Failed, SurveyLayer, Work
 
@@ -21,6 +22,7 @@ class Run:
 
     outcome: Finished | Failed | None = None
     works: list[Work] = field(default_factory=list)
+    answers: list[AnyAnswer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -76,6 +78,7 @@ def search(world: World | None = None, *, reload: bool = False, **wishes: Any) -
             session = Session.load(session.dump())
         work = session.ask()[0]
         run.works.append(work)
-        run.steps.append(session.tell(world.run(work)))
+        run.answers.append(world.run(work))
+        run.steps.append(session.tell(run.answers[-1]))
     run.outcome = session.outcome
     return run

@@ -79,13 +79,20 @@ def test_the_best_so_far_is_what_comes_back() -> None:
 def test_what_is_short_is_shared_between_counts_and_epochs() -> None:
     """By hand: quick takes 12 + 12 + 16 + 72 epochs, 3 finals of 12, and a control of 2 + 4 + 4 + 3 * 6 + 12.
 
-    Of 188 epochs a quarter are 47: counts times 0.25^0.3 = 0.66, epochs times 0.25^0.7 = 0.379 in 32nd parts.
+    Of 48 epochs a quarter is the full tuning of one finalist, an eighth the control's, an eighth for what comes after.
+    The other 24 are 0.214 of the search's 112: counts times 0.214^0.3 = 0.63, epochs times 0.214^0.7 = 0.340, in 32nd
+    parts.
     """
-    state = State(replace(QUICK, **with_budget(epochs=47)))
+    state = State(replace(QUICK, **with_budget(epochs=48)))
     less = budget.scaled(state, QUICK_SETTINGS)
-    assert (less.budgets, less.kept, less.bracket, less.moves, len(less.growths)) == (4, 2, 3, 8, 2)
-    assert (less.first_epochs, less.kept_epochs, less.move_epochs) == (24 / 32, 48 / 32, 72 / 32)
+    assert (less.budgets, less.kept, less.bracket, less.moves) == (4, 2, 3, 8)
+    assert (less.first_epochs, less.kept_epochs, less.move_epochs) == (21 / 32, 43 / 32, 65 / 32)
+    assert (less.growths, less.final_epochs) == ((1.0,), 12)
     assert less.window == 8 // 3
+    # Of 120 a quarter pays for two full tunings, of 24 for half of one.
+    more, fewer = (budget.scaled(State(replace(QUICK, **with_budget(epochs=n))), QUICK_SETTINGS) for n in (120, 24))
+    assert (more.growths, more.final_epochs) == ((1.0, 1.4), 12)
+    assert (fewer.growths, fewer.final_epochs) == ((1.0,), 6)
     assert budget.scaled(State(replace(QUICK, **with_budget(epochs=188))), QUICK_SETTINGS) is QUICK_SETTINGS
     assert budget.scaled(State(QUICK), QUICK_SETTINGS) is QUICK_SETTINGS
 
@@ -135,9 +142,12 @@ def test_the_forecast_is_the_most_that_a_search_takes() -> None:
     first = budget.forecast(replace(QUICK, stage=1), QUICK_SETTINGS)
     assert first.evaluations == 6 + 3 + 4 + 3 + 1
     assert first.epochs == 6 * 2 + 3 * 4 + 4 * 4 + 3 * 12 + (2 + 4 + 4 + 12)
+    # Stage 2 has up to 4 squeezes of 6 epochs and 2 easings of 12 after the finals.
+    second = budget.forecast(QUICK, QUICK_SETTINGS)
+    assert (second.evaluations, second.epochs) == (6 + 3 + 4 + 12 + 3 + 1 + 4 + 2, 188 + 4 * 6 + 2 * 12)
     # Of 5 evaluations one is a finalist and one the control; a candidate takes at most a move's 6 epochs.
     few = budget.forecast(replace(QUICK, **with_budget(evaluations=5)), QUICK_SETTINGS)
-    assert few == Forecast(5, 3 * 6 + 12 + (2 + 4 + 4 + 3 * 6 + 12))
+    assert few == Forecast(5, 3 * 6 + 12 + (2 + 4 + 4 + 3 * 6 + 12) + 4 * 6 + 2 * 12)
 
 
 # --- minutes -------------------------------------------------------------------------------------------------
@@ -149,8 +159,8 @@ class Clocked:
     It holds several works, so that some are under way when the time is over.
     """
 
-    def __init__(self, world: World, slots: int = 1, *, slows_after: float = math.inf) -> None:
-        self.world, self.slots, self.slows_after = world, slots, slows_after
+    def __init__(self, world: World, slots: int = 1, *, slows_after: float = math.inf, slower: float = 4.0) -> None:
+        self.world, self.slots, self.slows_after, self.slower = world, slots, slows_after, slower
         self.line: list[Work] = []
         self.now = 100.0
         self.given_up: list[Work] = []
@@ -164,7 +174,7 @@ class Clocked:
     def wait(self, timeout_s: float) -> list[Done]:
         work = self.line.pop(0)
         answer = self.world.run(work)
-        self.now += getattr(answer, "seconds", 0.0) * (4.0 if self.now - 100.0 > self.slows_after else 1.0)
+        self.now += getattr(answer, "seconds", 0.0) * (self.slower if self.now - 100.0 > self.slows_after else 1.0)
         return [Done(work, answer, "e", 0.0)]
 
     def cancel(self) -> None:
@@ -229,8 +239,8 @@ def test_an_hour_is_plenty_and_changes_nothing() -> None:
 
 
 def test_works_under_way_are_given_up_and_their_places_taken() -> None:
-    """The machine becomes four times slower, so that what was started can no longer be waited for."""
-    executor, journal = Clocked(World(), 3, slows_after=25.0), Kept()
+    """The machine becomes sixteen times slower, so that what was started can no longer be waited for."""
+    executor, journal = Clocked(World(), 3, slows_after=20.0, slower=16.0), Kept()
     drive(Session(replace(QUICK, **with_budget(minutes=1.0))), executor, journal, clock=executor.clock)
     assert executor.given_up
     assert len({step.key for step in journal.steps}) == len(journal.steps)

@@ -14,8 +14,9 @@ from tests.engine.search.world import World
 from diminuendo.engine.plan import Plan
 from diminuendo.engine.search import propose
 from diminuendo.engine.search.settings import EFFORTS
-from diminuendo.engine.search.standing import Standing
+from diminuendo.engine.search.standing import TUNING, Standing
 from diminuendo.engine.search.state import State, Trial
+from diminuendo.engine.search.work import Evaluated, Judge
 
 SETTINGS = EFFORTS["quick"]
 
@@ -94,3 +95,80 @@ def test_little_tuning_is_not_spent_far_from_delta(epochs: float) -> None:
     later = [ratio for role in ("keep", "bracket", "move", "polish") for ratio in tried(run, role)]
     assert later
     assert max(later) < 2.5 * run.finished.params_ratio
+
+
+# --- what full tuning is expected to do ----------------------------------------------------------------------
+
+
+def test_drops_fall_with_a_power_of_the_epochs_until_tunings_show_another() -> None:
+    found = standing((2.0, 0.25), (4.0, 1.2))
+    trial = found.trials[1]
+    assert found.forecast(trial, 6.0) == pytest.approx(found.estimates[1] * (2 / 8) ** TUNING)
+    assert found.forecast(trial, 0.0) == pytest.approx(found.estimates[1])
+
+
+def test_a_tuning_that_brought_much_or_nothing_moves_the_forecast() -> None:
+    def after(drop: float) -> float:
+        tuned = standing((2.0, 0.25), (4.0, 1.2))
+        before = tuned.state.trials[1]
+        more = replace(before, index=2, role="keep", parent=1, epochs=6.0, lineage_epochs=7.0, drop=drop)
+        tuned.state.trials.append(replace(more, divergence=math.exp(drop)))
+        return tuned.forecast(before, 6.0) / tuned.estimates[1]
+
+    assert after(0.5) < (2 / 8) ** TUNING < after(1.2)
+
+
+def test_the_smallest_candidate_that_full_tuning_is_trusted_with_is_gone_on_from() -> None:
+    found = standing((2.0, 0.25), (4.0, 0.9), (5.0, 1.1), (6.0, 2.5))
+    assert found.incumbent is found.trials[1]
+    assert propose.base_of(found, SETTINGS) is found.trials[2]
+    assert propose.base_of(found, replace(SETTINGS, final_epochs=0)) is found.trials[1]
+    assert [p.parent for p in propose.finalists(found, SETTINGS)] == [found.trials[2]] * len(SETTINGS.growths)
+
+
+def test_a_finalist_outside_delta_is_tuned_on_or_given_capacity() -> None:
+    found = standing((4.0, 1.1))
+    final = found.trials[0]
+    again = propose.ease(found, SETTINGS, [final], 12.0)
+    assert again is not None
+    assert (again.role, again.parent, again.plan, again.epochs) == ("ease", final, Plan(final.choices), 12.0)
+    grown = propose.ease(found, SETTINGS, [final], 1 / 32)
+    assert grown is not None
+    assert grown.parent is final
+    assert 1.0 < found.space.cost(grown.plan).params / final.cost.params <= 1.1 / propose.SURE + 1e-3
+    assert propose.ease(found, replace(SETTINGS, easings=0), [final], 12.0) is None
+    assert propose.ease(standing((4.0, 0.9)), SETTINGS, standing((4.0, 0.9)).trials, 12.0) is None
+
+
+def of_role(run: Run, *roles: str) -> list[str]:
+    """Weights of the candidates of some roles."""
+    return [
+        answer.weights
+        for work, answer in zip(run.works, run.answers, strict=True)
+        if isinstance(answer, Evaluated) and answer.weights and work.subject.startswith(roles)
+    ]
+
+
+def judged(run: Run) -> list[str]:
+    question = run.works[-1].question
+    assert isinstance(question, Judge)
+    return [tuned.weights for tuned in question.finalists]
+
+
+def test_where_full_tuning_spoils_what_was_inside_delta_that_is_judged_as_it_was() -> None:
+    """From 24 epochs on every drop of this world is 2.5 times as large."""
+    run = search(World(cured=2.5), **with_budget(epochs=60))
+    (final,) = tried(run, "final")
+    assert run.finished.inside_delta
+    assert len(set(judged(run)) - set(of_role(run, "final", "squeeze", "ease"))) == 1
+    assert run.finished.params_ratio in tried(run, "move") + tried(run, "bracket") + tried(run, "polish")
+    assert final > run.finished.params_ratio
+
+
+@pytest.mark.parametrize("epochs", [30, 40, 50, 60])
+def test_a_larger_candidate_inside_delta_is_judged_beside_a_single_finalist(epochs: int) -> None:
+    run = search(**with_budget(epochs=epochs))
+    assert len(of_role(run, "final")) == 1
+    assert len(judged(run)) >= 2
+    if not of_role(run, "squeeze"):
+        assert len(set(judged(run)) - set(of_role(run, "final"))) == 1

@@ -36,6 +36,9 @@ of a network that has become worse."""
 FINALS_SHARE = 2
 """Certification takes at most one part in so many of the epochs there are."""
 
+AFTER_SHARE = 8
+"""One part in so many of a short budget is kept for making finalists smaller, or for bringing them inside delta."""
+
 FIRST_SHARE = 2
 """The first round takes at most one part in so many of what there is room for."""
 
@@ -118,18 +121,27 @@ def epochs_in_all(state: State) -> float:
 
 
 def scaled(state: State, settings: Settings) -> Settings:
-    """An effort's amounts, smaller where the budget is too small for them."""
-    share = epochs_in_all(state) / _rounds(
-        state.request, settings, Finals(len(settings.growths), settings.final_epochs)
-    )
-    if share >= 1.0:
+    """An effort's amounts, smaller where the budget is too small for them.
+
+    The full tuning is shortened last: a candidate gains more by it than the search by further candidates. There are as
+    many finalists as a part of the budget pays for in full, at least one; another part is kept for what comes after
+    them.
+    """
+    request, most = state.request, epochs_in_all(state)
+    if most >= _rounds(request, settings, Finals(len(settings.growths), settings.final_epochs)):
         return settings
+    part = most / (2 * FINALS_SHARE)
+    each = min(settings.final_epochs, whole(part))
+    finalists = min(len(settings.growths), max(1, int(part / each)))
+    kept_back = finalists * each + most / CONTROL_SHARE + most / AFTER_SHARE
+    search = sum(count * epochs for count, epochs in _each(request, settings))
+    share = min(1.0, max(0.0, most - kept_back) / search)
 
     def count(of_all: int) -> int:
         return max(1, round(of_all * math.pow(share, COUNT_SHARE)))
 
     def epochs(of_all: float) -> float:
-        return _whole(of_all * math.pow(share, 1.0 - COUNT_SHARE))
+        return whole(of_all * math.pow(share, 1.0 - COUNT_SHARE))
 
     moves = count(settings.moves)
     return replace(
@@ -143,12 +155,12 @@ def scaled(state: State, settings: Settings) -> Settings:
         moves=moves,
         window=max(1, min(settings.window, moves // 3)),
         move_epochs=epochs(settings.move_epochs),
-        growths=settings.growths[: count(len(settings.growths))],
-        final_epochs=epochs(settings.final_epochs),
+        growths=settings.growths[:finalists],
+        final_epochs=each,
     )
 
 
-def _whole(epochs: float) -> float:
+def whole(epochs: float) -> float:
     """Whole parts of a pass, at least one."""
     return max(1, math.floor(epochs * PART)) / PART
 
@@ -189,7 +201,7 @@ def finals(state: State, settings: Settings) -> Finals:
     if math.isfinite(evaluations := of(state.request, "evaluations")):
         count = min(count, max(1, int(evaluations - 1) // 3))
     if math.isfinite(most):
-        each = min(each, _whole(most / (2 * FINALS_SHARE)))
+        each = min(each, whole(most / (2 * FINALS_SHARE)))
         count = min(count, max(1, int(most / (FINALS_SHARE * each))))
     return Finals(count, each, _control_most(state))
 
@@ -199,7 +211,7 @@ def _control_most(state: State) -> float:
     most = of(request, "epochs") / CONTROL_SHARE
     if dense:
         most = min(most, 60 * of(request, "minutes") / CONTROL_SHARE / dense)
-    return most if math.isinf(most) else _whole(most)
+    return most if math.isinf(most) else whole(most)
 
 
 def room(state: State, settings: Settings, epochs: float, lineage: float) -> int:
@@ -218,20 +230,25 @@ def room(state: State, settings: Settings, epochs: float, lineage: float) -> int
     if math.isfinite(most := of(request, "evaluations")):
         left.append(most - evaluations - keep.count - 1)
     if math.isfinite(most := of(request, "epochs")):
-        left.append((most - so_far - keep.total(max(lineage, longest(state)))) / max(1 / PART, epochs))
+        kept_back = keep.total(max(lineage, longest(state))) + most / AFTER_SHARE
+        left.append((most - so_far - kept_back) / max(1 / PART, epochs))
     if (speed := epoch_s(state)) and math.isfinite(minutes := of(request, "minutes")) and state.trials:
-        left_s = 60 * minutes - state.elapsed_s - _certify_s(state, keep, speed) - (so_far - state.epochs) * speed
+        kept_back_s = _certify_s(state, keep, speed) + 60 * minutes / AFTER_SHARE
+        left_s = 60 * minutes - state.elapsed_s - kept_back_s - (so_far - state.epochs) * speed
         left.append(left_s / speed / max(1 / PART, epochs))
     return max(0, int(min(left)))
 
 
-def left(state: State, epochs: float) -> bool:
-    """Whether there is room for one more candidate of so many epochs, with nothing kept back."""
+def left(state: State) -> float:
+    """Epochs that one more candidate may take, with nothing kept back; 0 when none may be tried."""
     request, speed = state.request, epoch_s(state)
     evaluations, so_far = spent(state)
-    if evaluations + 1 > of(request, "evaluations") or so_far + epochs > of(request, "epochs"):
-        return False
-    return speed is None or state.elapsed_s + epochs * speed <= 60 * of(request, "minutes")
+    if evaluations + 1 > of(request, "evaluations"):
+        return 0.0
+    most = of(request, "epochs") - so_far
+    if speed and math.isfinite(minutes := of(request, "minutes")):
+        most = min(most, (60 * minutes - state.elapsed_s) / speed)
+    return max(0.0, most)
 
 
 def _certify_s(state: State, keep: Finals, speed: float) -> float:
@@ -261,16 +278,16 @@ def affordable(state: State, settings: Settings) -> Finals:
         extra = max(0.0, (dense_epoch_s(state) or speed) - speed) * planned.control_epochs(lineage)
         left = min(left, (60 * minutes - state.elapsed_s - extra) / speed)
     if planned.total(lineage) > left:  # the control gives way first
-        planned = replace(planned, control=min(planned.control, _whole(left / 4)))
+        planned = replace(planned, control=min(planned.control, whole(left / 4)))
     count, epochs = planned.count, planned.epochs
     while count > 1 and (
         replace(planned, count=count).total(lineage) > left or evaluations + count + 1 > of(request, "evaluations")
     ):
         count -= 1
     while epochs > 1 / PART and replace(planned, count=count, epochs=epochs).total(lineage) > left:
-        epochs = _whole(epochs - 1 / PART)
+        epochs = whole(epochs - 1 / PART)
     control = min(planned.control, max(1 / PART, left - count * epochs))
-    return Finals(count, epochs, control if math.isinf(control) else _whole(control))
+    return Finals(count, epochs, control if math.isinf(control) else whole(control))
 
 
 def forecast(request: Request, settings: Settings) -> Forecast:
@@ -279,6 +296,10 @@ def forecast(request: Request, settings: Settings) -> Forecast:
     settings = scaled(blank, settings)
     keep = finals(blank, settings)
     each = sorted((epochs for count, epochs in _each(request, settings) for _ in range(count)), reverse=True)
-    evaluations = int(min(len(each), of(request, "evaluations") - keep.count - 1))
-    whole = sum(each[:evaluations]) + keep.total(_lineage(request, settings))
-    return Forecast(evaluations + keep.count + 1, min(of(request, "epochs"), whole))
+    after = [settings.move_epochs] * settings.squeezes + [settings.final_epochs] * settings.easings
+    if request.stage == 1 or request.target is not None:
+        after = []
+    most = of(request, "evaluations")
+    evaluations = int(min(len(each), most - keep.count - 1))
+    in_all = sum(each[:evaluations]) + keep.total(_lineage(request, settings)) + sum(after)
+    return Forecast(int(min(evaluations + keep.count + 1 + len(after), most)), min(of(request, "epochs"), in_all))

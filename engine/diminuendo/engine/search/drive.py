@@ -102,11 +102,15 @@ def drive(
     held: dict[int, Done] = {}
     running: dict[int, str] = {}
     before, start = session.elapsed_s, clock() if session.timed else 0.0
+
+    def elapsed() -> float:
+        return before + clock() - start if session.timed else 0.0
+
     while session.outcome is None:
         if journal.stopped():
             executor.cancel()
             raise Stopped
-        if session.timed and session.elapse(before + clock() - start):
+        if session.timed and session.elapse(elapsed()):
             executor.cancel()
             running.clear()
             held.clear()
@@ -129,7 +133,7 @@ def drive(
             running.pop(done.work.index, None)
             held[done.work.index] = done
         while session.outcome is None and session.next_index in held:
-            step = session.tell(held.pop(session.next_index).answer)
+            step = session.tell(held.pop(session.next_index).answer, elapsed_s=elapsed())
             journal.commit(step, session)
     executor.cancel()
     return session.outcome

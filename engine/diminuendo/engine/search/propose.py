@@ -27,9 +27,6 @@ A single one is the mildest."""
 APART = 0.5
 """A candidate farther than this from where more tuning may bring delta, in log of the objective, is not tuned on."""
 
-FAINT = 1 / 8
-"""Drops below this share of delta are noise: they count as that much where sizes are compared by the log of drops."""
-
 STRIDES = (1.0, 0.5, 1.6)
 """Steps of successive annealing proposals, relative to the session's step."""
 
@@ -41,6 +38,12 @@ FULL = 0.8
 
 NEAR = 2.0
 """A candidate outside delta is worth more tuning up to this multiple of delta."""
+
+SURE = 0.9
+"""Full tuning is trusted to bring a candidate inside delta where its forecast is below this share of it."""
+
+LEAST_GROWTH, MOST_GROWTH = 1.1, 2.0
+"""Params that a finalist outside delta is given, relative to its own: drops grow about as the ratio does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +130,8 @@ def crossing(standing: Standing) -> float | None:
     Drops multiply with the ratio as damages do: between two sizes the log of the drop is interpolated. The drop itself
     would put the crossing next to the milder one of two sizes that lie far apart.
     """
-    delta, trials = standing.delta, standing.trials
-    sizes = [_log_ratio(standing, t) for t in trials]
-    drops = [math.log(max(standing.estimates[t.index], FAINT * delta)) for t in trials]
-    return isotonic.fit(sizes, drops).crossing(math.log(delta))
+    sizes = [_log_ratio(standing, t) for t in standing.trials]
+    return isotonic.fit(sizes, [standing.log_drop(t) for t in standing.trials]).crossing(math.log(standing.delta))
 
 
 def _log_ratio(standing: Standing, trial: Trial) -> float:
@@ -139,9 +140,10 @@ def _log_ratio(standing: Standing, trial: Trial) -> float:
 
 def first_step(standing: Standing, settings: Settings) -> float:
     """The annealing's first step: to where delta is expected to be crossed, or the effort's, up to twice that."""
-    if standing.incumbent is None or math.isinf(standing.delta):
+    best = base_of(standing, settings)
+    if best is None or math.isinf(standing.delta):
         return settings.step
-    gap = (crossing(standing) or 0.0) - _log_ratio(standing, standing.incumbent)
+    gap = (crossing(standing) or 0.0) - _log_ratio(standing, best)
     return min(max(gap, settings.step), 2 * settings.step)
 
 
@@ -161,9 +163,10 @@ def kept(standing: Standing, settings: Settings) -> list[Proposal]:
 def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
     """Sizes between the smallest candidate inside delta and the next one outside, from the former's weights.
 
-    Where that one is far outside, they end where more tuning may still bring delta. A few of them leave the end out.
+    A candidate counts as inside when full tuning is expected to bring it there. Where the next one is far outside, they
+    end where more tuning may still bring delta. A few of them leave the end out.
     """
-    inside = standing.incumbent
+    inside = base_of(standing, settings)
     parent = inside or standing.nearest
     if parent is None:
         return []
@@ -197,6 +200,17 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
     return proposals
 
 
+def base_of(standing: Standing, settings: Settings) -> Trial | None:
+    """What the annealing shrinks: the smallest candidate inside delta, or that full tuning is expected to bring there.
+
+    For a target it is the best one inside that.
+    """
+    if math.isinf(standing.delta):
+        return standing.incumbent
+    both = (standing.incumbent, _promising(standing, settings.final_epochs))
+    return min((t for t in both if t), key=lambda t: (standing.amount(t), t.index), default=None)
+
+
 def move(standing: Standing, settings: Settings) -> Proposal | None:
     """One annealing proposal: every third one gives a near miss more tuning, the others shrink the best.
 
@@ -204,14 +218,15 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
         None when nothing new can be proposed.
     """
     state = standing.state
-    base = standing.incumbent or standing.nearest
+    good = base_of(standing, settings)
+    base = good or standing.nearest
     if base is None:
         return None
     if state.moves % 3 == 2:
         again = _near_miss(standing, base)
         if again is not None:
             return Proposal(Plan(again.choices), "polish", again, settings.move_epochs)
-    direction = -1.0 if standing.incumbent else 1.0
+    direction = -1.0 if good else 1.0
     stride = state.step * STRIDES[state.moves % len(STRIDES)]
     target = int(standing.amount(base) * math.exp(direction * stride))
     plan = moves.anneal(
@@ -228,7 +243,7 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
 def _near_miss(standing: Standing, base: Trial) -> Trial | None:
     """The most promising candidate that is smaller than the best, just outside delta, and not tuned again yet."""
     delta = standing.delta
-    parents = {t.parent for t in standing.state.trials if t.role in ("polish", "keep", "final", "squeeze")}
+    parents = {t.parent for t in standing.state.trials if t.role in ("polish", "keep", "final", "squeeze", "ease")}
     parents |= {p.parent for p in standing.state.pending}
     misses = [
         t
@@ -240,6 +255,18 @@ def _near_miss(standing: Standing, base: Trial) -> Trial | None:
         and delta < max(standing.estimates[t.index], t.drop or 0.0) <= NEAR * delta
     ]
     return min(misses, key=lambda t: (standing.estimates[t.index], standing.amount(t), t.index), default=None)
+
+
+def _promising(standing: Standing, epochs: float) -> Trial | None:
+    """The smallest candidate that so much tuning is expected to bring well inside delta, or to leave there."""
+    hopeful = (
+        t
+        for t in standing.trials
+        if t.weights is not None
+        and standing.space.goal.kept(t.cost)
+        and standing.forecast(t, epochs) <= SURE * standing.delta
+    )
+    return min(hopeful, key=lambda t: (standing.amount(t), standing.estimates[t.index], t.index), default=None)
 
 
 def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial]) -> Proposal | None:
@@ -272,14 +299,48 @@ def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial]) -> 
     return None if plan is None else Proposal(plan, "squeeze", base, settings.move_epochs)
 
 
+def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs: float) -> Proposal | None:
+    """What may bring a finalist inside delta where full tuning has left all of them outside.
+
+    The nearest one is tuned on, if that is expected to do; else its tuned function gets more capacity, in proportion
+    to what is missing.
+
+    Args:
+        epochs: Of the tuning.
+
+    Returns:
+        None when a finalist is inside, enough was tried, or nothing new is to be had.
+    """
+    delta, tried = standing.delta, [t for t in standing.state.trials if t.role == "ease"]
+    if not finals or len(tried) >= settings.easings or any(standing.inside(t, delta) for t in finals):
+        return None
+    base = min(finals, key=lambda t: (max(standing.estimates[t.index], t.drop or 0.0), t.index))
+    expected = standing.forecast(base, epochs)
+    if expected <= SURE * delta:
+        return Proposal(Plan(base.choices), "ease", base, epochs)
+    growth = min(max(expected / (SURE * delta), LEAST_GROWTH), MOST_GROWTH)
+    target = int(standing.amount(base) * growth)
+    if target >= standing.space.amount(standing.space.total):
+        return None
+    plan = moves.anneal(
+        standing.surrogate,
+        Plan(base.choices),
+        target,
+        moves=settings.surrogate_moves,
+        rng=keyed(standing.state.request.seed, "ease", len(tried)),
+        avoid=standing.known,
+    )
+    return None if plan is None else Proposal(plan, "ease", base, epochs)
+
+
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
-    """Candidates to tune in full: the smallest inside delta, and larger ones grown from it.
+    """Candidates to tune in full: the smallest that this is expected to bring inside delta, and larger ones of it.
 
     The best of many candidates looks better on the search half than it is. Growing keeps its tuned function and adds
     capacity, so that the next larger finalist that holds on the sealed half can be had without searching again.
     Where nothing is inside delta, the same is done from the nearest candidate.
     """
-    base = standing.incumbent or standing.nearest
+    base = base_of(standing, settings) or standing.nearest
     if base is None:
         return []
     chosen: list[Proposal] = []

@@ -41,6 +41,9 @@ from diminuendo.engine.search.work import (
     Work,
 )
 
+LEAST_JUDGED = 2
+"""Candidates inside delta that are judged on the sealed half, if there are so many."""
+
 LEAST_FOR_RIVAL = 4
 """Candidates of the first round from which one of them is a second tuning of another one's plan."""
 
@@ -159,8 +162,11 @@ class Session:
         self._start_certify()
         return True
 
-    def tell(self, answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> Step:
+    def tell(self, answer: Prepared | Surveyed | Evaluated | Judged | Failed, *, elapsed_s: float = 0.0) -> Step:
         """Apply the outcome of work number `next_index`.
+
+        Args:
+            elapsed_s: How long the job has taken until now, see `elapse`.
 
         Raises:
             ValueError: No work is waiting for an outcome, or the outcome is of another kind.
@@ -168,6 +174,7 @@ class Session:
         if self.outcome is not None or not self._state.pending:
             raise ValueError("no work is waiting for an outcome: the session has ended")
         pending = self._state.pending.pop(0)
+        self._state.elapsed_s = max(self._state.elapsed_s, elapsed_s)
         self._warnings = []
         self._trials_changed()
         candidate: Best | None = None
@@ -232,13 +239,13 @@ class Session:
             pending.lineage_epochs, self._space.timed(answer.cost, Plan(question.choices)), drop, answer.divergence,
             answer.weights,
         )  # fmt: skip
-        incumbent = self._standing.incumbent
+        before = propose.base_of(self._standing, self._settings)
         self._state.trials.append(trial)
         self._state.epochs += question.epochs
         self._state.tuning_s += answer.seconds
         self._trials_changed()
         if pending.role in ("move", "polish"):
-            self._cool(incumbent)
+            self._cool(before)
         if drop is None:
             self._warn("CANDIDATE_DIVERGED", f"candidate {trial.index} diverged while it was tuned")
             return None, f"{pending.work.subject}: diverged"
@@ -265,22 +272,27 @@ class Session:
     def _finals(self) -> list[Trial]:
         """The finalists that did not diverge, the smallest first; for a target the ones with the least drop.
 
-        Of those that were squeezed only the ones inside delta are judged.
+        Of those that were squeezed only the ones inside delta are judged. Where fewer than two are inside, the
+        smallest larger candidate inside delta is judged as it is, too: it is there, should the sealed half be stricter.
         """
         standing = self._standing
         finals = [
             t
             for t in self._state.trials
             if t.weights is not None
-            and (t.role == "final" or (t.role == "squeeze" and standing.inside(t, standing.delta)))
+            and (t.role in ("final", "ease") or (t.role == "squeeze" and standing.inside(t, standing.delta)))
         ]
         if self._state.request.target is not None:
             return sorted(finals, key=lambda t: (standing.estimates[t.index], t.index))
+        inside = [t for t in finals if standing.inside(t, standing.delta)]
+        least = max((standing.amount(t) for t in inside), default=0)
+        if finals and len(inside) < LEAST_JUDGED:
+            finals += [t for t in standing.inside_all if t not in finals and standing.amount(t) > least][:1]
         return sorted(finals, key=lambda t: (self._space.amount(t.cost), t.index))
 
     def _cool(self, before: Trial | None) -> None:
         """A step that brought nothing better was too long: the next ones are shorter."""
-        after = self._standing.incumbent
+        after = propose.base_of(self._standing, self._settings)
         if (after.index if after else -1) == (before.index if before else -1):
             self._state.step *= self._settings.cooling
 
@@ -383,10 +395,10 @@ class Session:
         if not finals or control.weights is None:
             self.outcome = Failed("INTERNAL", "every finalist diverged in its full tuning; lower the learning rate")
             return
-        if state.request.stage == 2 and state.request.target is None and budget.left(state, self._settings.move_epochs):
-            smaller = propose.squeeze(self._standing, self._settings, finals)
-            if smaller is not None:
-                self._push_all([smaller])
+        if state.request.stage == 2 and state.request.target is None:
+            again = self._again(finals)
+            if again is not None:
+                self._push_all([again])
                 return
         question = Judge(
             state.request.source,
@@ -397,6 +409,16 @@ class Session:
             state.request.seed,
         )
         self._push(question, "judge", f"{len(finals)} finalists on the sealed half")
+
+    def _again(self, finals: Sequence[Trial]) -> Proposal | None:
+        """One more candidate before the verdict, where finalists have missed delta on either side."""
+        state, settings = self._state, self._settings
+        left = budget.left(state)
+        if left < settings.move_epochs:
+            return None
+        epochs = settings.final_epochs if left >= settings.final_epochs else budget.whole(left)
+        smaller = propose.squeeze(self._standing, settings, finals)
+        return smaller or propose.ease(self._standing, settings, finals, epochs)
 
     # --- asking --------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Settings:
         growths: Params of the candidates that are tuned in full and judged, relative to the best one's.
         final_epochs: Full tuning of each of those.
         squeezes: Most smaller ones that are made from a finalist which full tuning left far inside delta.
+        easings: Most attempts to bring a finalist inside delta where full tuning left all of them outside.
         formats: Forms that layers may take, when the request does not say. Each costs its measurements in the survey.
     """
 
@@ -55,6 +56,7 @@ class Settings:
     growths: tuple[float, ...]
     final_epochs: float
     squeezes: int
+    easings: int
     formats: tuple[str, ...]
 
 
@@ -80,6 +82,7 @@ EFFORTS: dict[EffortName, Settings] = {
         growths=(1.0, 1.4, 2.2),
         final_epochs=12,
         squeezes=4,
+        easings=2,
         formats=("svd", "tucker2", "cp"),
     ),
     "normal": Settings(
@@ -101,6 +104,7 @@ EFFORTS: dict[EffortName, Settings] = {
         growths=(1.0, 1.15, 1.35, 1.7),
         final_epochs=24,
         squeezes=6,
+        easings=3,
         formats=_RANKED,
     ),
     "deep": Settings(
@@ -122,6 +126,7 @@ EFFORTS: dict[EffortName, Settings] = {
         growths=(1.0, 1.1, 1.25, 1.5, 2.0),
         final_epochs=48,
         squeezes=8,
+        easings=3,
         formats=_RANKED,
     ),
 }

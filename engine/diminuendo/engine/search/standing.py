@@ -11,6 +11,12 @@ from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.state import State, Trial
 from diminuendo.engine.search.surrogate import Observation, Surrogate
 
+TUNING, TUNING_WEIGHT = 0.3, 1.0
+"""Prior of the power by which drops fall with epochs of tuning, plus one; and its weight, in squared logs of those."""
+
+FAINT = 1 / 8
+"""Drops below this share of delta are noise: they count as that much where the logs of drops are compared."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -42,6 +48,28 @@ class Standing:
             for t in self.trials
             if t.drop is not None and t.divergence is not None
         }
+
+    def log_drop(self, trial: Trial) -> float:
+        """Log of a candidate's estimated drop; see `FAINT`."""
+        return math.log(max(self.estimates[trial.index], FAINT * self.delta))
+
+    def forecast(self, trial: Trial, epochs: float) -> float:
+        """Drop expected of a candidate after so many more epochs of tuning, in points."""
+        more = math.log1p(trial.lineage_epochs + epochs) - math.log1p(trial.lineage_epochs)
+        return max(0.0, self.estimates[trial.index]) * math.exp(-self._tuning * more)
+
+    @cached_property
+    def _tuning(self) -> float:
+        """The power by which drops fall with tuning, from all candidates that were tuned on as they were."""
+        by_index = {t.index: t for t in self.trials}
+        fallen, squares = TUNING * TUNING_WEIGHT, TUNING_WEIGHT
+        for trial in self.trials:
+            before = by_index.get(-1 if trial.parent is None else trial.parent)
+            if before is not None and before.choices == trial.choices:
+                more = math.log1p(trial.lineage_epochs) - math.log1p(before.lineage_epochs)
+                fallen += more * (self.log_drop(before) - self.log_drop(trial))
+                squares += more * more
+        return min(1.0, max(0.0, fallen / squares))
 
     def inside(self, trial: Trial, delta: float) -> bool:
         """Whether a candidate is inside a tolerance, as measured and as estimated, and inside limits and target."""

@@ -13,13 +13,25 @@ from diminuendo.engine.search.objective import Goal, Limits, ObjectiveName
 from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.work import OWN, Choices, Prepared, Surveyed, Work
 
-STATE_VERSION = 8
+STATE_VERSION = 9
 
 AcceptName = Literal["estimate", "strict"]
 StageName = Literal["prepare", "survey", "explore", "anneal", "certify", "done"]
 StageNumber = Literal[1, 2]
 Role = Literal[
-    "prepare", "survey", "first", "rival", "keep", "bracket", "move", "polish", "final", "squeeze", "control", "judge"
+    "prepare",
+    "survey",
+    "first",
+    "rival",
+    "keep",
+    "bracket",
+    "move",
+    "polish",
+    "final",
+    "squeeze",
+    "ease",
+    "control",
+    "judge",
 ]
 
 
