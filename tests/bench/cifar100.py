@@ -2,8 +2,9 @@
 
     python -m tests.bench.cifar100 [--model NAME] [--weights FILE] [--data DIR] [--minutes N] [--stage 1|2] [--work DIR]
 
-Everything is what `diminuendo compress` does with a budget of minutes, but for the recipe's temperature. With `--work` a run that was stopped goes on,
-its minutes counted on. The record has the certificate, the course of the search, and what stage 1 had found.
+Everything is what `diminuendo compress` does with a budget of minutes, but for the recipe's temperature. With `--work`
+a run that was stopped goes on, its minutes counted on. The record has the certificate, the course of the search, and
+what stage 1 had found.
 """
 
 from __future__ import annotations
