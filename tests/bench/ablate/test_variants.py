@@ -6,11 +6,11 @@ import pytest
 import torch
 from tests.bench import blobs
 from tests.bench.ablate.stand import Stand, blind
-from tests.bench.ablate.variants import VARIANTS
+from tests.bench.ablate.variants import VARIANTS, nested_space
 
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.modules import copied
-from diminuendo.engine.plan import DENSE
+from diminuendo.engine.plan import DENSE, Plan
 from diminuendo.engine.teacher import distillation
 
 RATIOS = (3.0, 3.5)
@@ -29,6 +29,13 @@ def test_every_variant_has_the_ratios_that_were_asked_for(stand: Stand, name: st
     assert [each.ratio >= wanted * 0.99 for each, wanted in zip(scored, RATIOS, strict=True)] == [True, True]
     assert all(each.ratio < 1.5 * wanted for each, wanted in zip(scored, RATIOS, strict=True))
     assert all(0 <= each.divergence < 1.2 for each in scored)
+
+
+def test_a_nested_space_counts_what_is_never_compressed(stand: Stand) -> None:
+    space = nested_space(stand).space
+    assert space.fixed == stand.aware.space.fixed
+    plan = Plan(tuple((layer.spec.name, layer.options[-1].choice) for layer in space.layers))
+    assert space.cost(plan).params == stand.aware.space.cost(plan).params
 
 
 def test_a_variant_comes_out_the_same_again(stand: Stand) -> None:

@@ -16,6 +16,7 @@ from diminuendo.engine import surgery, weights
 from diminuendo.engine.modules import copied
 from diminuendo.engine.plan import DENSE, Choice, Plan
 from diminuendo.engine.search.rng import keyed_seed
+from diminuendo.engine.search.space import LayerOptions
 
 STEP = 1.3
 """How much larger a parent is than its child in a search."""
@@ -105,25 +106,26 @@ def _from_parent(stand: Stand, ratio: float) -> Scored:
 # --- shared nested factors -----------------------------------------------------------------------------------
 
 
-def _nested_space(stand: Stand) -> Surveyed:
+def nested_space(stand: Stand) -> Surveyed:
     """One nested format for each layer, with nothing dense between: all plans are slices of one another.
 
     The first and the last layer stay dense, as everywhere where ranks are not chosen layer by layer.
     """
     found = stand.aware
     ends = {found.space.layers[0].spec.name, found.space.layers[-1].spec.name}
-    layers = []
+    layers, total = list[LayerOptions](), found.space.fixed
     for layer in found.space.layers:
         name = NESTED[1] if layer.spec.kernel_size > 1 else NESTED[0]
         ladder = tuple(o for o in layer.options if o.choice.format == name)
         options = layer.options[:1] if layer.spec.name in ends or not ladder else ladder
         layers.append(replace(layer, options=options))
-    return Surveyed(replace(found.space, layers=tuple(layers)), found.factors)
+        total = total + options[0].cost  # a space takes its first options for the original's
+    return Surveyed(replace(found.space, layers=tuple(layers), total=total), found.factors)
 
 
 def _nested_plans(stand: Stand, ratios: Sequence[float]) -> tuple[Surveyed, list[Plan], list[Plan]]:
     """The space, the plans of the ratios, and all that are drawn: spread from the mildest to the strongest."""
-    surveyed = _nested_space(stand)
+    surveyed = nested_space(stand)
     wanted = [surveyed.plan(ratio, stand.params) for ratio in ratios]
     low, high = math.log(min(ratios)), math.log(max(ratios))
     spread = [math.exp(low + (high - low) * i / (NESTED_POINTS - 1)) for i in range(NESTED_POINTS)]
