@@ -40,7 +40,7 @@ from diminuendo.engine.workbench import Workbench
 SHARE = 4
 """Channels of a layer for each rank of its form."""
 
-IMAGES = 512
+IMAGES = 2048
 BATCH = 128
 """Of ResNet18."""
 
