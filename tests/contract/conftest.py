@@ -54,15 +54,16 @@ async def store(open_store: Callable[[], Awaitable[Store]]) -> Store:
 
 
 @pytest.fixture
-def new_job() -> Callable[[str], NewJob]:
+def new_job() -> Callable[..., NewJob]:
     """A job to be created, by its id."""
 
-    def make(job_id: str, project: str = "p") -> NewJob:
+    def make(job_id: str, project: str = "p", *, priority: int = 0, **labels: str) -> NewJob:
         return NewJob(
             name=f"projects/{project}/jobs/{job_id}",
             project=project,
             spec=job_pb2.JobSpec(zoo="digits", delta=1.0, seed=3),
-            labels={"team": "vision"},
+            labels={"team": "vision"} | labels,
+            priority=priority,
         )
 
     return make

@@ -170,7 +170,7 @@ async def test_changes_are_told_at_every_conductor_once(pair: Pair, new_job: New
     await pair[0].heartbeat(job.name, epoch=1, lease_us=LEASE)
     await pair[0].cancel_job(job.name)
     only = frozenset({job.name})
-    expected = [Changes(only, queue=True), Changes(only), Changes(only, cancelling=True)]
+    expected = [Changes(only, queue=True), Changes(only), Changes(only, parting=True)]
     for each in heard:
         await each.until(lambda changes: len(changes) >= 3)
         assert sorted(each.changes, key=expected.index) == expected
@@ -213,7 +213,7 @@ async def test_a_listener_that_was_cut_off_looks_at_everything(pair: Pair, url: 
 def test_what_another_version_says_means_look_at_everything() -> None:
     for words in ("", "[]", "{}", '{"sender": "x"}', "not json", '{"sender": "x", "jobs": 1, "queue": 0}'):
         assert replicas._parse(words, "me") == Changes(everything=True), words
-    told = json.dumps({"sender": "x", "jobs": ["j"], "queue": True, "cancelling": False, "more": 1})
+    told = json.dumps({"sender": "x", "jobs": ["j"], "queue": True, "parting": False, "more": 1})
     assert replicas._parse(told, "me") == Changes(frozenset({"j"}), queue=True)
     assert replicas._parse(told, "x") is None
 

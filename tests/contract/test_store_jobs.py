@@ -16,8 +16,17 @@ from diminuendo.services.common.errors import (
     RequestReusedError,
     StoreUnavailableError,
 )
-from diminuendo.services.conductor.records import Changes, CommittedStep, NewJob, RequestId, State
+from diminuendo.services.conductor.records import (
+    Changes,
+    CommittedStep,
+    Listing,
+    NewJob,
+    OrderName,
+    RequestId,
+    State,
+)
 from diminuendo.services.conductor.store.base import Store
+from diminuendo.services.conductor.store.listing import place_of
 
 Open = Callable[[], Awaitable[Store]]
 NewJobs = Callable[..., NewJob]
@@ -109,7 +118,7 @@ async def test_threads_with_loops_of_their_own_can_share_a_store(store: Store, n
     for thread in threads:
         await asyncio.to_thread(thread.join)
     assert not failures
-    listed = await store.list_jobs(limit=1000)
+    listed = await store.list_jobs(Listing(limit=1000))
     assert len(listed) == 120
     assert len({job.id for job in listed}) == 120
 
@@ -119,14 +128,14 @@ async def test_listing_is_newest_first_filtered_and_paged(store: Store, new_job:
         await store.create_job(new_job(f"a{i}"))
     await store.create_job(new_job("b", "q"))
     await store.cancel_job("projects/p/jobs/a2")
-    mine = [job.name.rpartition("/")[2] for job in await store.list_jobs(project="p")]
+    mine = [job.name.rpartition("/")[2] for job in await store.list_jobs(Listing("p"))]
     assert mine == ["a6", "a5", "a4", "a3", "a2", "a1", "a0"]
-    assert [job.name for job in await store.list_jobs(limit=1)] == ["projects/q/jobs/b"]
-    cancelled = await store.list_jobs(states=[State.CANCELLED])
+    assert [job.name for job in await store.list_jobs(Listing(limit=1))] == ["projects/q/jobs/b"]
+    cancelled = await store.list_jobs(Listing(states=frozenset({State.CANCELLED})))
     assert [job.name for job in cancelled] == ["projects/p/jobs/a2"]
-    page = await store.list_jobs(project="p", limit=3)
+    page = await store.list_jobs(Listing("p", limit=3))
     await store.create_job(new_job("late"))
-    rest = await store.list_jobs(project="p", before_id=page[-1].id, limit=10)
+    rest = await store.list_jobs(Listing("p", after=place_of(page[-1], OrderName.CREATE_TIME), limit=10))
     assert [job.name.rpartition("/")[2] for job in rest] == ["a3", "a2", "a1", "a0"]
 
 
@@ -211,7 +220,7 @@ async def test_every_change_is_told_to_listeners(store: Store, new_job: NewJobs)
     await store.heartbeat(job.name, epoch=1, lease_us=LEASE)
     await store.cancel_job(job.name)
     only = frozenset({job.name})
-    assert told == [Changes(only, queue=True), Changes(only), Changes(only, cancelling=True)]
+    assert told == [Changes(only, queue=True), Changes(only), Changes(only, parting=True)]
 
 
 async def test_everything_is_there_after_reopening(
@@ -247,7 +256,7 @@ async def test_a_call_that_is_cancelled_harms_no_other(store: Store, new_job: Ne
     done = await asyncio.gather(*calls, return_exceptions=True)
     kept = {job.name for job in done[1::2] if not isinstance(job, BaseException)}
     assert len(kept) == 15
-    stored = {job.name for job in await store.list_jobs(limit=100)}
+    stored = {job.name for job in await store.list_jobs(Listing(limit=100))}
     assert kept <= stored
     for name in stored:
         assert [event.sequence for event in (await store.read_events(name)).events] == [1]

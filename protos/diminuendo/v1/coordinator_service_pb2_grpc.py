@@ -71,8 +71,8 @@ class CoordinatorServiceServicer(object):
 
     def LeaseJob(self, request, context):
         """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator
-        that asks again has lost what it did), else queued, oldest first. Waits up to `wait` for one; answers
-        without a lease when there is none. Each lease of a job raises its epoch by one.
+        that asks again has lost what it did), else queued, by priority, oldest first. Waits up to `wait` for one;
+        answers without a lease when there is none. Each lease of a job raises its epoch by one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

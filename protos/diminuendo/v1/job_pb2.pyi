@@ -89,6 +89,10 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Ended with a result, which may or may not keep what was asked for: see JobResult.inside_delta."""
     JOB_STATE_FAILED: _JobState.ValueType  # 6
     """Ended without a result; the reason is in JobFailure."""
+    JOB_STATE_PAUSING: _JobState.ValueType  # 7
+    """A pause was asked for; the coordinator has yet to let go. No new evaluation starts."""
+    JOB_STATE_PAUSED: _JobState.ValueType  # 8
+    """No coordinator takes it. Resumed, it is queued again and goes on from its last committed step."""
 
 class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """States of a job. A job ends exactly once: SUCCEEDED, FAILED and CANCELLED are final."""
@@ -106,6 +110,10 @@ JOB_STATE_SUCCEEDED: JobState.ValueType  # 5
 """Ended with a result, which may or may not keep what was asked for: see JobResult.inside_delta."""
 JOB_STATE_FAILED: JobState.ValueType  # 6
 """Ended without a result; the reason is in JobFailure."""
+JOB_STATE_PAUSING: JobState.ValueType  # 7
+"""A pause was asked for; the coordinator has yet to let go. No new evaluation starts."""
+JOB_STATE_PAUSED: JobState.ValueType  # 8
+"""No coordinator takes it. Resumed, it is queued again and goes on from its last committed step."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
 class _Stage:
@@ -186,6 +194,8 @@ class Job(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RETRY_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`. Set by the server."""
     state: Global___JobState.ValueType
@@ -196,6 +206,10 @@ class Job(_message.Message):
     """Sequence number of the job's newest event; events count from 1."""
     epoch: _builtins.int
     """Number of leases that the job has had. Writes that carry an older epoch are refused."""
+    priority: _builtins.int
+    """Jobs of a higher priority are leased first; of the same one, the oldest. -1000 to 1000, default 0."""
+    retry_of: _builtins.str
+    """Name of the job that this one is another try of. Set by the server."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for. Never changes after creation."""
@@ -245,10 +259,12 @@ class Job(_message.Message):
         etag: _builtins.str = ...,
         last_sequence: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        retry_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "etag", b"etag", "failure", b"failure", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "etag", b"etag", "failure", b"failure", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "priority", b"priority", "progress", b"progress", "result", b"result", "retry_of", b"retry_of", "spec", b"spec", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +657,7 @@ class JobEvent(_message.Message):
     EVALUATION_FINISHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... without gaps within a job."""
     @_builtins.property
@@ -655,6 +672,8 @@ class JobEvent(_message.Message):
     def warning(self) -> Global___Warning: ...
     @_builtins.property
     def leased(self) -> Global___Leased: ...
+    @_builtins.property
+    def updated(self) -> Global___Updated: ...
     def __init__(
         self,
         *,
@@ -665,12 +684,13 @@ class JobEvent(_message.Message):
         evaluation_finished: Global___EvaluationFinished | None = ...,
         warning: Global___Warning | None = ...,
         leased: Global___Leased | None = ...,
+        updated: Global___Updated | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "updated", b"updated", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "sequence", b"sequence", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "sequence", b"sequence", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "updated", b"updated", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_changed", "step_committed", "evaluation_finished", "warning", "leased"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_changed", "step_committed", "evaluation_finished", "warning", "leased", "updated"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -837,6 +857,57 @@ class Leased(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Leased: _TypeAlias = Leased  # noqa: Y015
+
+@_typing.final
+class Updated(_message.Message):
+    """The owner changed the job. What follows is as it is since then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields that were set: `labels`, `priority`."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        priority: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "labels", b"labels", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Updated: _TypeAlias = Updated  # noqa: Y015
 
 @_typing.final
 class EvaluatorStatus(_message.Message):

@@ -5,6 +5,7 @@ import warnings
 
 from diminuendo.v1 import job_pb2 as diminuendo_dot_v1_dot_job__pb2
 from diminuendo.v1 import job_service_pb2 as diminuendo_dot_v1_dot_job__service__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -50,9 +51,39 @@ class JobServiceStub(object):
                 request_serializer=diminuendo_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.UpdateJob = channel.unary_unary(
+                '/diminuendo.v1.JobService/UpdateJob',
+                request_serializer=diminuendo_dot_v1_dot_job__service__pb2.UpdateJobRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/diminuendo.v1.JobService/CancelJob',
                 request_serializer=diminuendo_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/diminuendo.v1.JobService/PauseJob',
+                request_serializer=diminuendo_dot_v1_dot_job__service__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/diminuendo.v1.JobService/ResumeJob',
+                request_serializer=diminuendo_dot_v1_dot_job__service__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/diminuendo.v1.JobService/RetryJob',
+                request_serializer=diminuendo_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/diminuendo.v1.JobService/DeleteJob',
+                request_serializer=diminuendo_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.WaitJob = channel.unary_unary(
+                '/diminuendo.v1.JobService/WaitJob',
+                request_serializer=diminuendo_dot_v1_dot_job__service__pb2.WaitJobRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
@@ -80,15 +111,62 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Newest first.
+        """Newest first, unless asked otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateJob(self, request, context):
+        """Sets labels, priority or both. The priority of a job that has ended is FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """QUEUED jobs become CANCELLED at once, RUNNING ones CANCELLING. Cancelling a job that is being or has been
-        cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
+        """QUEUED and PAUSED jobs become CANCELLED at once, RUNNING and PAUSING ones CANCELLING. Cancelling a job that is
+        being or has been cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJob(self, request, context):
+        """QUEUED jobs become PAUSED at once, RUNNING ones PAUSING: evaluations under way are given up, finished ones kept.
+        Pausing a job that is being or has been paused returns it; one that is being cancelled or has ended is
+        FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """PAUSED jobs become QUEUED and go on from their last committed step, PAUSING ones RUNNING. Resuming a job that is
+        queued or runs returns it; one that is being cancelled or has ended is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJob(self, request, context):
+        """Makes another job of the spec, labels and priority of one that FAILED or was CANCELLED, and queues it. It finds
+        what was evaluated before by its keys and pays for none of it again. Any other state is FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Forgets a job that has ended, with its events and steps; what was evaluated stays known to others. A job that has
+        not ended is FAILED_PRECONDITION: cancel it first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitJob(self, request, context):
+        """Answers with the job as soon as it has ended, or as it is when the time is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,7 +174,7 @@ class JobServiceServicer(object):
 
     def WatchJob(self, request, context):
         """Every event after `after_sequence`, in order and without gaps, then new ones as they come. Ends with OK
-        after the event that made the job's state final.
+        after the event that made the job's state final, and those that the job has had since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,9 +198,39 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.ListJobsRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_job__service__pb2.ListJobsResponse.SerializeToString,
             ),
+            'UpdateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateJob,
+                    request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.UpdateJobRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.CancelJobRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.PauseJobRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.ResumeJobRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.RetryJobRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.DeleteJobRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'WaitJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitJob,
+                    request_deserializer=diminuendo_dot_v1_dot_job__service__pb2.WaitJobRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
@@ -223,6 +331,33 @@ class JobService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.JobService/UpdateJob',
+            diminuendo_dot_v1_dot_job__service__pb2.UpdateJobRequest.SerializeToString,
+            diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelJob(request,
             target,
             options=(),
@@ -238,6 +373,141 @@ class JobService(object):
             target,
             '/diminuendo.v1.JobService/CancelJob',
             diminuendo_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
+            diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.JobService/PauseJob',
+            diminuendo_dot_v1_dot_job__service__pb2.PauseJobRequest.SerializeToString,
+            diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.JobService/ResumeJob',
+            diminuendo_dot_v1_dot_job__service__pb2.ResumeJobRequest.SerializeToString,
+            diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.JobService/RetryJob',
+            diminuendo_dot_v1_dot_job__service__pb2.RetryJobRequest.SerializeToString,
+            diminuendo_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.JobService/DeleteJob',
+            diminuendo_dot_v1_dot_job__service__pb2.DeleteJobRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.JobService/WaitJob',
+            diminuendo_dot_v1_dot_job__service__pb2.WaitJobRequest.SerializeToString,
             diminuendo_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,

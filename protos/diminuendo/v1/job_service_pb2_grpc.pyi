@@ -4,12 +4,13 @@ isort:skip_file
 The API that clients use to run jobs.
 
 Errors: INVALID_ARGUMENT with google.rpc.BadRequest (field, description with value and remedy), NOT_FOUND,
-ALREADY_EXISTS, FAILED_PRECONDITION, UNAVAILABLE; each with google.rpc.ErrorInfo (domain `diminuendo`).
+ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED (an etag that is no longer the job's), UNAVAILABLE; each with google.rpc.ErrorInfo (domain `diminuendo`).
 """
 
 from collections import abc as _abc
 from diminuendo.v1 import job_pb2 as _job_pb2
 from diminuendo.v1 import job_service_pb2 as _job_service_pb2
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -42,14 +43,35 @@ class JobServiceStub:
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_pb2.Job]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """Newest first."""
+    """Newest first, unless asked otherwise."""
+    UpdateJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.UpdateJobRequest, _job_pb2.Job]
+    """Sets labels, priority or both. The priority of a job that has ended is FAILED_PRECONDITION."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_pb2.Job]
-    """QUEUED jobs become CANCELLED at once, RUNNING ones CANCELLING. Cancelling a job that is being or has been
-    cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
+    """QUEUED and PAUSED jobs become CANCELLED at once, RUNNING and PAUSING ones CANCELLING. Cancelling a job that is
+    being or has been cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
     """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_pb2.Job]
+    """QUEUED jobs become PAUSED at once, RUNNING ones PAUSING: evaluations under way are given up, finished ones kept.
+    Pausing a job that is being or has been paused returns it; one that is being cancelled or has ended is
+    FAILED_PRECONDITION.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_pb2.Job]
+    """PAUSED jobs become QUEUED and go on from their last committed step, PAUSING ones RUNNING. Resuming a job that is
+    queued or runs returns it; one that is being cancelled or has ended is FAILED_PRECONDITION.
+    """
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_pb2.Job]
+    """Makes another job of the spec, labels and priority of one that FAILED or was CANCELLED, and queues it. It finds
+    what was evaluated before by its keys and pays for none of it again. Any other state is FAILED_PRECONDITION.
+    """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _empty_pb2.Empty]
+    """Forgets a job that has ended, with its events and steps; what was evaluated stays known to others. A job that has
+    not ended is FAILED_PRECONDITION: cancel it first.
+    """
+    WaitJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_pb2.Job]
+    """Answers with the job as soon as it has ended, or as it is when the time is over."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_pb2.JobEvent]
     """Every event after `after_sequence`, in order and without gaps, then new ones as they come. Ends with OK
-    after the event that made the job's state final.
+    after the event that made the job's state final, and those that the job has had since.
     """
 
 @_typing.type_check_only
@@ -61,14 +83,35 @@ class JobServiceAsyncStub(JobServiceStub):
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Newest first."""
+    """Newest first, unless asked otherwise."""
+    UpdateJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.UpdateJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Sets labels, priority or both. The priority of a job that has ended is FAILED_PRECONDITION."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
-    """QUEUED jobs become CANCELLED at once, RUNNING ones CANCELLING. Cancelling a job that is being or has been
-    cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
+    """QUEUED and PAUSED jobs become CANCELLED at once, RUNNING and PAUSING ones CANCELLING. Cancelling a job that is
+    being or has been cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
     """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """QUEUED jobs become PAUSED at once, RUNNING ones PAUSING: evaluations under way are given up, finished ones kept.
+    Pausing a job that is being or has been paused returns it; one that is being cancelled or has ended is
+    FAILED_PRECONDITION.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """PAUSED jobs become QUEUED and go on from their last committed step, PAUSING ones RUNNING. Resuming a job that is
+    queued or runs returns it; one that is being cancelled or has ended is FAILED_PRECONDITION.
+    """
+    RetryJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Makes another job of the spec, labels and priority of one that FAILED or was CANCELLED, and queues it. It finds
+    what was evaluated before by its keys and pays for none of it again. Any other state is FAILED_PRECONDITION.
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Forgets a job that has ended, with its events and steps; what was evaluated stays known to others. A job that has
+    not ended is FAILED_PRECONDITION: cancel it first.
+    """
+    WaitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.WaitJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Answers with the job as soon as it has ended, or as it is when the time is over."""
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_pb2.JobEvent]  # type: ignore[assignment]
     """Every event after `after_sequence`, in order and without gaps, then new ones as they come. Ends with OK
-    after the event that made the job's state final.
+    after the event that made the job's state final, and those that the job has had since.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,7 +138,15 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ListJobsResponse, _abc.Awaitable[_job_service_pb2.ListJobsResponse]]:
-        """Newest first."""
+        """Newest first, unless asked otherwise."""
+
+    @_abc_1.abstractmethod
+    def UpdateJob(
+        self,
+        request: _job_service_pb2.UpdateJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Sets labels, priority or both. The priority of a job that has ended is FAILED_PRECONDITION."""
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -103,9 +154,58 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
-        """QUEUED jobs become CANCELLED at once, RUNNING ones CANCELLING. Cancelling a job that is being or has been
-        cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
+        """QUEUED and PAUSED jobs become CANCELLED at once, RUNNING and PAUSING ones CANCELLING. Cancelling a job that is
+        being or has been cancelled returns it; a job that succeeded or failed is FAILED_PRECONDITION.
         """
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _job_service_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """QUEUED jobs become PAUSED at once, RUNNING ones PAUSING: evaluations under way are given up, finished ones kept.
+        Pausing a job that is being or has been paused returns it; one that is being cancelled or has ended is
+        FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _job_service_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """PAUSED jobs become QUEUED and go on from their last committed step, PAUSING ones RUNNING. Resuming a job that is
+        queued or runs returns it; one that is being cancelled or has ended is FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _job_service_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Makes another job of the spec, labels and priority of one that FAILED or was CANCELLED, and queues it. It finds
+        what was evaluated before by its keys and pays for none of it again. Any other state is FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _job_service_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Forgets a job that has ended, with its events and steps; what was evaluated stays known to others. A job that has
+        not ended is FAILED_PRECONDITION: cancel it first.
+        """
+
+    @_abc_1.abstractmethod
+    def WaitJob(
+        self,
+        request: _job_service_pb2.WaitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Answers with the job as soon as it has ended, or as it is when the time is over."""
 
     @_abc_1.abstractmethod
     def WatchJob(
@@ -114,7 +214,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.JobEvent], _abc.AsyncIterator[_job_pb2.JobEvent]]:
         """Every event after `after_sequence`, in order and without gaps, then new ones as they come. Ends with OK
-        after the event that made the job's state final.
+        after the event that made the job's state final, and those that the job has had since.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

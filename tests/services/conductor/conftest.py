@@ -91,6 +91,22 @@ class Api:
         request = job_service_pb2.CancelJobRequest(name=name, request_id=request_id)
         return await self.jobs.CancelJob(request, timeout=10)
 
+    async def pause(self, name: str, request_id: str = "") -> job_pb2.Job:
+        request = job_service_pb2.PauseJobRequest(name=name, request_id=request_id)
+        return await self.jobs.PauseJob(request, timeout=10)
+
+    async def resume(self, name: str, request_id: str = "") -> job_pb2.Job:
+        request = job_service_pb2.ResumeJobRequest(name=name, request_id=request_id)
+        return await self.jobs.ResumeJob(request, timeout=10)
+
+    async def beat(self, name: str, epoch: int) -> coordinator_service_pb2.HeartbeatResponse:
+        request = coordinator_service_pb2.HeartbeatRequest(job_name=name, epoch=epoch)
+        return await self.coordinators.Heartbeat(request, timeout=10)
+
+    async def release(self, name: str, epoch: int, **outcome: Any) -> None:
+        request = coordinator_service_pb2.ReleaseJobRequest(job_name=name, epoch=epoch, **outcome)
+        await self.coordinators.ReleaseJob(request, timeout=10)
+
     async def commit(self, name: str, epoch: int, step: int) -> None:
         committed = job_pb2.StepCommitted(step=step, progress=job_pb2.JobProgress(steps=step + 1))
         request = coordinator_service_pb2.CommitStepRequest(job_name=name, epoch=epoch, step=committed)

@@ -211,7 +211,7 @@ async def test_an_unknown_job_is_not_found(api: Api, failing: Failing) -> None:
         async for _ in api.watch(name):
             pass
 
-    for call in (api.get(name), api.cancel(name), watch()):
+    for call in (api.get(name), api.cancel(name), api.pause(name), api.resume(name), watch()):
         failure = await failing(call)
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "JOB_NOT_FOUND")
         assert repr(name) in failure.message
@@ -219,7 +219,7 @@ async def test_an_unknown_job_is_not_found(api: Api, failing: Failing) -> None:
 
 @pytest.mark.parametrize("name", ["", "projects/p", "projects/-/jobs/a", "projects/p/jobs/A", "projects/p/jobs/a/b"])
 async def test_a_bad_name_is_refused(api: Api, failing: Failing, name: str) -> None:
-    for call in (api.get(name), api.cancel(name)):
+    for call in (api.get(name), api.cancel(name), api.pause(name), api.resume(name)):
         failure = await failing(call)
         assert (failure.code, list(failure.fields)) == (INVALID, ["name"])
         assert repr(name) in failure.fields["name"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diminuendo.services.common.errors import DiminuendoError, JobEndedError
 from diminuendo.services.conductor import jobs, leases
 from diminuendo.services.conductor.jobs import LEGAL, Draft
-from diminuendo.services.conductor.records import Job, NewJob, State
+from diminuendo.services.conductor.records import Job, NewJob, State, Update
 
 NOW = 1_700_000_000_000_000
 NEW = NewJob(name="projects/p/jobs/a", project="p", spec=job_pb2.JobSpec(zoo="digits", delta=1.0), labels={})
@@ -62,7 +62,11 @@ def test_an_outcome_belongs_to_its_state(state: State) -> None:
         Draft(job, NOW).enter(state, result=None if state is State.SUCCEEDED else RESULT)
 
 
-@given(st.lists(st.sampled_from(["cancel", "lease", "result", "failure", "cancelled", "none", "lapse"]), max_size=12))
+ASKED = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume}
+HAPPENINGS = (*ASKED, "lease", "result", "failure", "cancelled", "none", "lapse", "label")
+
+
+@given(st.lists(st.sampled_from(HAPPENINGS), max_size=16))
 def test_whatever_happens_a_job_ends_at_most_once_and_its_log_has_no_gaps(happenings: list[str]) -> None:
     draft = jobs.create(NEW, NOW)
     job, log = draft.job, list(draft.events)
@@ -75,11 +79,13 @@ def test_whatever_happens_a_job_ends_at_most_once_and_its_log_has_no_gaps(happen
     for moment, happening in enumerate(happenings):
         now = NOW + moment
         try:
-            if happening == "cancel":
-                draft = jobs.cancel(job, now)
+            if happening in ASKED:
+                draft = ASKED[happening](job, now)
+            elif happening == "label":
+                draft = jobs.update(job, now, Update(labels={"moment": str(moment)}))
             elif happening == "lease" and job.state in (State.QUEUED, State.RUNNING):
                 draft = leases.grant(job, now, coordinator="c", request_id="", lease_us=1_000_000)
-            elif happening == "lapse" and job.state is State.CANCELLING:
+            elif happening == "lapse" and job.state.parting:
                 draft = leases.lapse(job, now)
             elif happening in outcomes:
                 draft = leases.release(job, now, epoch=job.epoch, outcome=outcomes[happening])

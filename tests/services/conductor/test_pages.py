@@ -131,6 +131,8 @@ async def test_metrics_move(conductor: Running, api: Api, clock: Any) -> None:
         "cancelled": 0,
         "succeeded": 0,
         "failed": 0,
+        "pausing": 0,
+        "paused": 0,
     }
     assert {key[1:]: value for key, value in after.items() if key[0] == "diminuendo_evaluations_total"} == {
         ("survey", "done"): 1,

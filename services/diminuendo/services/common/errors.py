@@ -92,6 +92,30 @@ class JobEndedError(DiminuendoError):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "JOB_ENDED"
 
 
+class JobCancellingError(DiminuendoError):
+    """The state machine: the job is being cancelled, so it cannot do what was asked."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "JOB_CANCELLING"
+
+
+class JobActiveError(DiminuendoError):
+    """The state machine: the job has not ended, so it cannot be deleted."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "JOB_ACTIVE"
+
+
+class JobNotRetriedError(DiminuendoError):
+    """The state machine: the job neither failed nor was cancelled."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "JOB_NOT_RETRIED"
+
+
+class EtagMismatchError(DiminuendoError):
+    """The store: the job has changed since the caller looked."""
+
+    code, reason = grpc.StatusCode.ABORTED, "ETAG_MISMATCH"
+
+
 class StaleEpochError(DiminuendoError):
     """The lease rules: the writer no longer holds the job. It must stop working on it."""
 

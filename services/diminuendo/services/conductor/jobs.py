@@ -8,12 +8,20 @@ from dataclasses import replace
 from diminuendo.v1 import job_pb2
 from google.protobuf import timestamp_pb2
 
-from diminuendo.services.common.errors import JobEndedError
-from diminuendo.services.conductor.records import Job, NewJob, State
+from diminuendo.services.common.errors import (
+    EtagMismatchError,
+    JobActiveError,
+    JobCancellingError,
+    JobEndedError,
+    JobNotRetriedError,
+)
+from diminuendo.services.conductor.records import Job, NewJob, State, Update
 
 LEGAL: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED}),
-    State.RUNNING: frozenset({State.QUEUED, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
+    State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELLED}),
+    State.RUNNING: frozenset({State.QUEUED, State.PAUSING, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
+    State.PAUSING: frozenset({State.PAUSED, State.RUNNING, State.CANCELLING, State.SUCCEEDED, State.FAILED}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
     State.CANCELLING: frozenset({State.CANCELLED, State.SUCCEEDED}),
     State.CANCELLED: frozenset(),
     State.SUCCEEDED: frozenset(),
@@ -64,9 +72,7 @@ class Draft:
         """
         job = self.job
         if job.state.final:
-            raise JobEndedError(
-                f"{job.name} is {job.state.name} and stays so; create another job to run it again", job=job.name
-            )
+            raise ended(job)
         if state not in LEGAL[job.state]:
             raise ValueError(f"{job.name} cannot go from {job.state.name} to {state.name}")
         if (state is State.SUCCEEDED) != (result is not None) or (state is State.FAILED) != (failure is not None):
@@ -91,6 +97,8 @@ def create(new: NewJob, now: int) -> Draft:
         labels=new.labels,
         create_time=now,
         update_time=now,
+        priority=new.priority,
+        retry_of=new.retry_of,
     )
     draft = Draft(job, now)
     draft.note(job_pb2.JobEvent(state_changed=job_pb2.StateChanged(state=State.QUEUED.wire)))
@@ -109,10 +117,143 @@ def cancel(job: Job, now: int) -> Draft:
     if job.state is State.QUEUED:
         draft.enter(State.CANCELLED, "cancelled on request, before it ran")
         return draft
+    if job.state is State.PAUSED:
+        draft.enter(State.CANCELLED, "cancelled on request, while it was paused")
+        return draft
     draft.enter(State.CANCELLING, "cancellation was asked for")
-    if draft.job.lease_ended(now):
-        draft.enter(State.CANCELLED, f"coordinator {job.coordinator} is gone")
+    part_if_lost(draft)
     return draft
+
+
+def pause(job: Job, now: int) -> Draft:
+    """The job as its owner asks to pause it; unchanged when that was asked before.
+
+    Raises:
+        JobCancellingError: It is being cancelled.
+        JobEndedError: It has ended.
+    """
+    draft = Draft(job, now)
+    if job.state in (State.PAUSING, State.PAUSED):
+        return draft
+    if job.state is State.CANCELLING:
+        raise _cancelling(job)
+    draft.enter(State.PAUSED if job.state is State.QUEUED else State.PAUSING, "a pause was asked for")
+    part_if_lost(draft)
+    return draft
+
+
+def resume(job: Job, now: int) -> Draft:
+    """The job as its owner asks to go on with it; unchanged when it is not paused.
+
+    A coordinator that has yet to let go keeps it; whether it has begun to, nobody knows, so it may still do so.
+
+    Raises:
+        JobCancellingError: It is being cancelled.
+        JobEndedError: It has ended.
+    """
+    draft = Draft(job, now)
+    if job.state.final:
+        raise ended(job)
+    if job.state is State.CANCELLING:
+        raise _cancelling(job)
+    part_if_lost(draft)
+    if draft.job.state is State.PAUSING:
+        draft.enter(State.RUNNING, "resumed before its coordinator had let go")
+    elif draft.job.state is State.PAUSED:
+        draft.enter(State.QUEUED, "resumed")
+    return draft
+
+
+def part_if_lost(draft: Draft) -> None:
+    """End a parting job's lease where its coordinator is gone."""
+    if draft.job.state.parting and draft.job.lease_ended(draft.now):
+        part(draft)
+
+
+def part(draft: Draft) -> None:
+    """Bring a parting job to where it was to go, without its coordinator."""
+    state = State.CANCELLED if draft.job.state is State.CANCELLING else State.PAUSED
+    draft.enter(state, f"coordinator {draft.job.coordinator} is gone")
+
+
+def update(job: Job, now: int, wanted: Update) -> Draft:
+    """The job with what its owner sets.
+
+    Raises:
+        EtagMismatchError: It has changed since the owner looked.
+        JobEndedError: It has ended, and its priority was to be set.
+    """
+    same_etag(job, wanted.etag)
+    if job.state.final and wanted.priority is not None:
+        raise JobEndedError(f"{job.name} is {job.state.name}: its priority means nothing; set labels", job=job.name)
+    labels = job.labels if wanted.labels is None else wanted.labels
+    priority = job.priority if wanted.priority is None else wanted.priority
+    draft = Draft(replace(job, labels=labels, priority=priority), now)
+    event = job_pb2.Updated(fields=wanted.fields, labels=draft.job.labels, priority=draft.job.priority)
+    draft.note(job_pb2.JobEvent(updated=event))
+    return draft
+
+
+def retry(job: Job, name: str) -> NewJob:
+    """Another try of a job that failed or was cancelled.
+
+    Raises:
+        JobNotRetriedError: It did neither.
+    """
+    if job.state not in (State.FAILED, State.CANCELLED):
+        remedy = "submit a job with other settings" if job.state.final else "wait for its end, or cancel it first"
+        raise JobNotRetriedError(
+            f"{job.name} is {job.state.name}; only a job that FAILED or was CANCELLED is tried again: {remedy}",
+            job=job.name,
+            state=job.state.name,
+        )
+    return NewJob(
+        name=name,
+        project=job.project,
+        spec=job.spec,
+        labels=job.labels,
+        priority=job.priority,
+        retry_of=job.name,
+    )
+
+
+def deletable(job: Job, etag: str) -> None:
+    """Let only a job pass that may be forgotten.
+
+    Raises:
+        EtagMismatchError: It has changed since its owner looked.
+        JobActiveError: It has not ended.
+    """
+    same_etag(job, etag)
+    if not job.state.final:
+        raise JobActiveError(
+            f"{job.name} is {job.state.name}; only a job that has ended is deleted: cancel it first",
+            job=job.name,
+            state=job.state.name,
+        )
+
+
+def same_etag(job: Job, etag: str) -> None:
+    """EtagMismatchError when an etag is given that is not the job's."""
+    if etag and etag != job.etag:
+        raise EtagMismatchError(
+            f"etag {etag!r} is not {job.name}'s any more, which is {job.etag!r}; get the job, and decide again",
+            job=job.name,
+            etag=job.etag,
+        )
+
+
+def ended(job: Job) -> JobEndedError:
+    """The refusal of what would change how a job ended."""
+    return JobEndedError(
+        f"{job.name} is {job.state.name} and stays so; create another job to run it again", job=job.name
+    )
+
+
+def _cancelling(job: Job) -> JobCancellingError:
+    return JobCancellingError(
+        f"{job.name} is CANCELLING, which cannot be taken back; wait for its end, then retry it", job=job.name
+    )
 
 
 def timestamp(micros: int) -> timestamp_pb2.Timestamp:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
 
 from diminuendo.services.common.errors import CancelNotRequestedError, StaleEpochError, StepOutOfOrderError
-from diminuendo.services.conductor.jobs import Draft
+from diminuendo.services.conductor.jobs import Draft, part
 from diminuendo.services.conductor.records import CommittedStep, Job, Outcome, State
 
 
@@ -56,9 +56,9 @@ def fence(job: Job, epoch: int) -> None:
 
 
 def lapse(job: Job, now: int) -> Draft:
-    """End a CANCELLING job whose coordinator is gone."""
+    """Take a parting job from its coordinator, which is gone."""
     draft = Draft(job, now)
-    draft.enter(State.CANCELLED, f"coordinator {job.coordinator} is gone")
+    part(draft)
     return draft
 
 
@@ -112,11 +112,13 @@ def release(job: Job, now: int, *, epoch: int, outcome: Outcome | None) -> Draft
         draft.enter(State.CANCELLED, f"cancelled on request{why}")
     elif isinstance(outcome, job_pb2.JobFailure):
         draft.enter(State.FAILED, outcome.message, failure=outcome)
+    elif outcome is None and job.state is State.PAUSING:
+        draft.enter(State.PAUSED, "paused on request")
     elif outcome is None:
         draft.enter(State.QUEUED, f"coordinator {holder} let go of it")
     else:
         raise CancelNotRequestedError(
-            f"{job.name} is RUNNING and nobody asked to cancel it; release it without an outcome to queue it again",
+            f"{job.name} is {job.state.name} and nobody asked to cancel it; release it without an outcome to let go",
             job=job.name,
         )
     return draft

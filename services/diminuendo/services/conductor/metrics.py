@@ -9,8 +9,8 @@ from diminuendo.v1 import job_pb2
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from diminuendo.services.common.errors import StoreUnavailableError
-from diminuendo.services.conductor.records import State
-from diminuendo.services.conductor.store.base import Clock, Store
+from diminuendo.services.conductor.records import Listing, State
+from diminuendo.services.conductor.store.base import HELD, Clock, Store
 
 MAX_JOBS = 100
 """Running jobs that have series of their own, newest first: the number of series stays bounded."""
@@ -108,7 +108,7 @@ class Metrics:
     async def _read(self, store: Store) -> Callable[[], None]:
         try:
             counts = await store.count_jobs()
-            running = await store.list_jobs(states=(State.RUNNING, State.CANCELLING), limit=MAX_JOBS)
+            running = await store.list_jobs(Listing(states=frozenset(HELD), limit=MAX_JOBS))
         except StoreUnavailableError:
             return lambda: self.store_up.set(0)
 

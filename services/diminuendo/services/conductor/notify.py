@@ -11,8 +11,8 @@ from diminuendo.services.conductor.records import Changes
 
 QUEUE = "queue"
 """Key of those who wait for a job to become free."""
-CANCELLING = "cancelling"
-"""Key of those who wait for jobs to be cancelled."""
+PARTING = "parting"
+"""Key of those who wait for jobs that coordinators are to let go of."""
 
 
 class Notifier:
@@ -32,7 +32,7 @@ class Notifier:
         """Wake whom the changes concern; from any thread."""
         keys = set(changes.jobs)
         keys |= {QUEUE} if changes.queue else set()
-        keys |= {CANCELLING} if changes.cancelling else set()
+        keys |= {PARTING} if changes.parting else set()
         self._loop.call_soon_threadsafe(self._wake, None if changes.everything else keys)
 
     @contextmanager

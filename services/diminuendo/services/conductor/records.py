@@ -7,8 +7,8 @@ written once, never changed in place. Times are microseconds since the epoch, UT
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
 from typing import cast
 
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
@@ -26,6 +26,8 @@ class State(IntEnum):
     CANCELLED = job_pb2.JOB_STATE_CANCELLED
     SUCCEEDED = job_pb2.JOB_STATE_SUCCEEDED
     FAILED = job_pb2.JOB_STATE_FAILED
+    PAUSING = job_pb2.JOB_STATE_PAUSING
+    PAUSED = job_pb2.JOB_STATE_PAUSED
 
     @property
     def wire(self) -> job_pb2.JobState.ValueType:
@@ -40,7 +42,12 @@ class State(IntEnum):
     @property
     def held(self) -> bool:
         """Whether a coordinator has the job."""
-        return self in (State.RUNNING, State.CANCELLING)
+        return self is State.RUNNING or self.parting
+
+    @property
+    def parting(self) -> bool:
+        """Whether its coordinator is to let go of the job."""
+        return self in (State.CANCELLING, State.PAUSING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +64,8 @@ class Job:
         lease_request: The request_id under which the lease was given.
         lease_expire_time: When the lease ends; None when nobody holds it.
         released: Digest of the last release, so that its retry is known.
+        priority: Higher ones are leased first.
+        retry_of: Name of the job that this one is another try of; empty when it is none.
     """
 
     name: str
@@ -79,6 +88,8 @@ class Job:
     lease_request: str = ""
     lease_expire_time: int | None = None
     released: str = ""
+    priority: int = 0
+    retry_of: str = ""
 
     @property
     def etag(self) -> str:
@@ -98,6 +109,66 @@ class NewJob:
     project: str
     spec: job_pb2.JobSpec
     labels: Mapping[str, str]
+    priority: int = 0
+    retry_of: str = ""
+
+
+class OrderName(StrEnum):
+    """What jobs are listed by."""
+
+    CREATE_TIME = "create_time"
+    UPDATE_TIME = "update_time"
+    PRIORITY = "priority"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How jobs are listed; the ones that are alike in it, by creation."""
+
+    by: OrderName = OrderName.CREATE_TIME
+    descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a listing goes on: after the job of this id, which had this value of what is listed by."""
+
+    value: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which jobs to list, and how.
+
+    Attributes:
+        project: Only this project's; None: all.
+        states: Only jobs in these states; empty: all.
+        labels: Only jobs that have all of these.
+        after: Only those behind this place; None: from the first.
+        limit: At most so many.
+    """
+
+    project: str | None = None
+    states: frozenset[State] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    order: Order = Order()
+    after: Place | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an owner sets of a job; None leaves it as it is."""
+
+    labels: Mapping[str, str] | None = None
+    priority: int | None = None
+    etag: str = ""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of what is set."""
+        return tuple(name for name in ("labels", "priority") if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +234,11 @@ class Changes:
     Attributes:
         jobs: Names of jobs with new events.
         queue: Whether a job may have become free to be leased.
-        cancelling: Whether a job has come to wait for its coordinator to let go.
+        parting: Whether a job has come to wait for its coordinator to let go.
         everything: Changes may have been missed: whoever waits for any is to look.
     """
 
     jobs: frozenset[str] = frozenset()
     queue: bool = False
-    cancelling: bool = False
+    parting: bool = False
     everything: bool = False

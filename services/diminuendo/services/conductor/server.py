@@ -70,7 +70,7 @@ class GrpcServer:
         self._calls = CallInterceptor(metrics)
         self._server = grpc.aio.server(interceptors=[self._calls], options=OPTIONS)
         self._health: Any = health_aio.HealthServicer()
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier), self._server)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier, clock), self._server)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
             CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us), self._server
         )

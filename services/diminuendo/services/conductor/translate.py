@@ -25,6 +25,8 @@ def to_job(job: Job) -> job_pb2.Job:
         etag=job.etag,
         last_sequence=job.last_sequence,
         epoch=job.epoch,
+        priority=job.priority,
+        retry_of=job.retry_of,
     )
 
 

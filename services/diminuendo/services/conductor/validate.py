@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from diminuendo.v1 import job_pb2, job_service_pb2
 
@@ -16,16 +13,17 @@ from diminuendo.engine.search.check import problems as wrong_in
 from diminuendo.engine.zoo import catalog
 from diminuendo.services.common.errors import InvalidFieldError, Violation
 from diminuendo.services.common.spec import ACCEPTS, EFFORTS, to_request, unknown_fields
-from diminuendo.services.conductor.records import NewJob, RequestId, State
+from diminuendo.services.conductor.records import NewJob, RequestId, Update
 
 COMPONENT = re.compile(r"[a-z0-9-]{1,63}")
 LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
 MAX_LABELS = 64
 MAX_REQUEST_ID = 64
-MAX_PAGE = 1000
-DEFAULT_PAGE = 50
+MAX_PRIORITY = 1000
+MAX_JOB_WAIT_S, DEFAULT_JOB_WAIT_S = 60, 30
+UPDATED = ("labels", "priority")
+"""What an owner may set of a job."""
 _ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
-_STATES = {state.wire: state for state in State}
 _COMPONENT_RULE = "1 to 63 characters of a-z, 0-9 and -"
 
 
@@ -46,49 +44,95 @@ class Problems:
             raise InvalidFieldError(self.found)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a ListJobs asks for; `project` None means all."""
-
-    project: str | None
-    states: frozenset[State]
-    before_id: int | None
-    page_size: int
-
-
 def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, RequestId | None]:
     """The job to be created. Chooses its id when the client left that to the server."""
     problems = Problems()
-    project = _project(problems, request.parent)
-    if request.job_id and not COMPONENT.fullmatch(request.job_id):
-        problems.add("job_id", f"{request.job_id!r} is no job id; give {_COMPONENT_RULE}, or leave it empty")
+    project = parent_project(problems, request.parent)
+    _job_id(problems, request.job_id)
     request_id(problems, request.request_id)
     _spec(problems, request.job.spec)
-    _labels(problems, request.job.labels)
+    check_labels(problems, request.job.labels)
+    _priority(problems, request.job.priority)
     problems.check()
-    job_id = request.job_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
     new = NewJob(
-        name=f"projects/{project}/jobs/{job_id}",
+        name=_new_name(project, request.job_id),
         project=project,
         spec=request.job.spec,
         labels=dict(request.job.labels),
+        priority=request.job.priority,
     )
     content = job_service_pb2.CreateJobRequest(
         parent=request.parent,
         job_id=request.job_id,
-        job=job_pb2.Job(spec=request.job.spec, labels=request.job.labels),
+        job=job_pb2.Job(spec=request.job.spec, labels=request.job.labels, priority=request.job.priority),
     )
     return new, _request(project, request.request_id, b"CreateJob:" + content.SerializeToString(deterministic=True))
 
 
-def cancel_job(request: job_service_pb2.CancelJobRequest) -> tuple[str, RequestId | None]:
-    """The name of the job to be cancelled."""
+NamedRequest = job_service_pb2.CancelJobRequest | job_service_pb2.PauseJobRequest | job_service_pb2.ResumeJobRequest
+"""What asks for one thing of one job."""
+
+
+def named_job(request: NamedRequest) -> tuple[str, RequestId | None]:
+    """The name of the job that something is asked of."""
     problems = Problems()
     job_name(problems, "name", request.name)
     request_id(problems, request.request_id)
     problems.check()
-    project = request.name.split("/")[1]
-    return request.name, _request(project, request.request_id, b"CancelJob:" + request.name.encode())
+    method = type(request).__name__.removesuffix("Request")
+    return request.name, _request(_project_of(request.name), request.request_id, f"{method}:{request.name}".encode())
+
+
+def retry_job(request: job_service_pb2.RetryJobRequest) -> tuple[str, str, RequestId | None]:
+    """The name of the job to be tried again, and the name of the new one."""
+    problems = Problems()
+    job_name(problems, "name", request.name)
+    _job_id(problems, request.job_id)
+    request_id(problems, request.request_id)
+    problems.check()
+    project = _project_of(request.name)
+    content = f"RetryJob:{request.name}:{request.job_id}".encode()
+    return request.name, _new_name(project, request.job_id), _request(project, request.request_id, content)
+
+
+def update_job(request: job_service_pb2.UpdateJobRequest) -> tuple[str, Update, RequestId | None]:
+    """The name of the job, and what is set."""
+    problems = Problems()
+    job, paths = request.job, set(request.update_mask.paths)
+    job_name(problems, "job.name", job.name)
+    request_id(problems, request.request_id)
+    if not paths:
+        problems.add("update_mask", f"is empty; name what is to be set: {', '.join(UPDATED)}")
+    for path in sorted(paths - set(UPDATED)):
+        problems.add("update_mask", f"{path!r} cannot be set; name {' or '.join(UPDATED)}")
+    if "labels" in paths:
+        check_labels(problems, job.labels)
+    if "priority" in paths:
+        _priority(problems, job.priority)
+    problems.check()
+    wanted = Update(
+        labels=dict(job.labels) if "labels" in paths else None,
+        priority=job.priority if "priority" in paths else None,
+        etag=job.etag,
+    )
+    content = b"UpdateJob:" + request.SerializeToString(deterministic=True)
+    return job.name, wanted, _request(_project_of(job.name), request.request_id, content)
+
+
+def delete_job(request: job_service_pb2.DeleteJobRequest) -> str:
+    """The job's name."""
+    return _name(request.name)
+
+
+def wait_job(request: job_service_pb2.WaitJobRequest) -> tuple[str, int]:
+    """The job's name, and for how many microseconds to wait."""
+    problems = Problems()
+    job_name(problems, "name", request.name)
+    wait_us = request.timeout.ToMicroseconds()
+    if not 0 <= wait_us <= MAX_JOB_WAIT_S * 1_000_000:
+        problems.add("timeout", f"{wait_us / 1e6:g} s is no waiting time; give 0 to {MAX_JOB_WAIT_S} s")
+    problems.check()
+    return request.name, wait_us or DEFAULT_JOB_WAIT_S * 1_000_000
 
 
 def watch_job(request: job_service_pb2.WatchJobRequest) -> tuple[str, int]:
@@ -103,53 +147,7 @@ def watch_job(request: job_service_pb2.WatchJobRequest) -> tuple[str, int]:
 
 def get_job(request: job_service_pb2.GetJobRequest) -> str:
     """The job's name."""
-    problems = Problems()
-    job_name(problems, "name", request.name)
-    problems.check()
-    return request.name
-
-
-def list_jobs(request: job_service_pb2.ListJobsRequest) -> Listing:
-    """What to list."""
-    problems = Problems()
-    project = None if request.parent == "projects/-" else _project(problems, request.parent, wildcard=True)
-    if not 0 <= request.page_size <= MAX_PAGE:
-        problems.add("page_size", f"{request.page_size} is no page size; give 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
-    states = set()
-    for number in request.states:
-        if number in _STATES:
-            states.add(_STATES[number])
-        else:
-            problems.add("states", f"{number} is no state of a job; name one of {', '.join(State.__members__)}")
-    before_id = _read_token(problems, request)
-    problems.check()
-    return Listing(project, frozenset(states), before_id, request.page_size or DEFAULT_PAGE)
-
-
-def page_token(request: job_service_pb2.ListJobsRequest, last_id: int) -> str:
-    """A token that goes on after the job of this id, for the same question only."""
-    return base64.urlsafe_b64encode(f"{last_id}:{_question(request)}".encode()).decode()
-
-
-def _question(request: job_service_pb2.ListJobsRequest) -> str:
-    text = f"{request.parent} {sorted(set(request.states))}"
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _read_token(problems: Problems, request: job_service_pb2.ListJobsRequest) -> int | None:
-    if not request.page_token:
-        return None
-    remedy = "give the next_page_token of an answer to the same parent and states, or none"
-    try:
-        text = base64.b64decode(request.page_token, altchars=b"-_", validate=True).decode("ascii")
-        number, _, question = text.partition(":")
-        before_id = int(number)
-    except (binascii.Error, ValueError):
-        problems.add("page_token", f"{request.page_token!r} is no page token; {remedy}")
-        return None
-    if question != _question(request):
-        problems.add("page_token", f"{request.page_token!r} belongs to another listing; {remedy}")
-    return before_id
+    return _name(request.name)
 
 
 def job_name(problems: Problems, field: str, name: str) -> None:
@@ -167,11 +165,8 @@ def request_id(problems: Problems, value: str) -> None:
         problems.add("request_id", f"{value!r} has {len(value)} characters; give at most {MAX_REQUEST_ID}")
 
 
-def _components(*parts: str) -> bool:
-    return all(COMPONENT.fullmatch(part) for part in parts)
-
-
-def _project(problems: Problems, parent: str, *, wildcard: bool = False) -> str:
+def parent_project(problems: Problems, parent: str, *, wildcard: bool = False) -> str:
+    """The project of a request's parent."""
     match parent.split("/"):
         case ["projects", project] if project != "-" and COMPONENT.fullmatch(project):
             return project
@@ -179,6 +174,48 @@ def _project(problems: Problems, parent: str, *, wildcard: bool = False) -> str:
             every = ", or projects/- for all" if wildcard else ""
             problems.add("parent", f"{parent!r} is no project; give projects/PROJECT, {_COMPONENT_RULE}{every}")
             return ""
+
+
+def check_labels(problems: Problems, labels: Mapping[str, str], field: str = "job.labels") -> None:
+    """Labels of a job, or those that jobs are asked to have."""
+    if len(labels) > MAX_LABELS:
+        problems.add(field, f"{len(labels)} labels are too many; give at most {MAX_LABELS}")
+    for key, value in sorted(labels.items()):
+        if not LABEL.fullmatch(key):
+            problems.add(field, f"{key!r} is no label key; give 1 to 63 characters of a-z, 0-9, _, . and -")
+        if len(value) > 63:
+            problems.add(f"{field}[{key}]", f"{value!r} has {len(value)} characters; give at most 63")
+
+
+def _name(name: str) -> str:
+    problems = Problems()
+    job_name(problems, "name", name)
+    problems.check()
+    return name
+
+
+def _project_of(name: str) -> str:
+    return name.split("/")[1]
+
+
+def _new_name(project: str, job_id: str) -> str:
+    """Of a new job; its id is chosen where the client left that to the server."""
+    job_id = job_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
+    return f"projects/{project}/jobs/{job_id}"
+
+
+def _job_id(problems: Problems, job_id: str) -> None:
+    if job_id and not COMPONENT.fullmatch(job_id):
+        problems.add("job_id", f"{job_id!r} is no job id; give {_COMPONENT_RULE}, or leave it empty")
+
+
+def _priority(problems: Problems, priority: int) -> None:
+    if abs(priority) > MAX_PRIORITY:
+        problems.add("job.priority", f"{priority} is no priority; give -{MAX_PRIORITY} to {MAX_PRIORITY}")
+
+
+def _components(*parts: str) -> bool:
+    return all(COMPONENT.fullmatch(part) for part in parts)
 
 
 def _request(project: str, value: str, content: bytes) -> RequestId | None:
@@ -225,13 +262,3 @@ def _spec(problems: Problems, spec: job_pb2.JobSpec) -> None:
 
 def _unknown(problems: Problems, field: str, number: int, names: Sequence[str]) -> None:
     problems.add(f"job.spec.{field}", f"{number} is not known here; give one of {', '.join(names)}")
-
-
-def _labels(problems: Problems, labels: Mapping[str, str]) -> None:
-    if len(labels) > MAX_LABELS:
-        problems.add("job.labels", f"{len(labels)} labels are too many; give at most {MAX_LABELS}")
-    for key, value in sorted(labels.items()):
-        if not LABEL.fullmatch(key):
-            problems.add("job.labels", f"{key!r} is no label key; give 1 to 63 characters of a-z, 0-9, _, . and -")
-        if len(value) > 63:
-            problems.add(f"job.labels[{key}]", f"{value!r} has {len(value)} characters; give at most 63")

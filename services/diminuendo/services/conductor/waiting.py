@@ -1,4 +1,5 @@
-"""What takes time: following a job's log, waiting for a job to lease, ending jobs that nobody lets go of."""
+"""What takes time: following a job's log, waiting for its end or for a job to lease, taking those that nobody
+lets go of."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from diminuendo.v1 import job_pb2
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import InvalidFieldError, StoreUnavailableError, Violation
-from diminuendo.services.conductor.notify import CANCELLING, QUEUE, Notifier, wait
-from diminuendo.services.conductor.records import Lease, State
+from diminuendo.services.conductor.notify import PARTING, QUEUE, Notifier, wait
+from diminuendo.services.conductor.records import Job, Lease
+from diminuendo.services.conductor.store.base import PARTING as PARTING_STATES
 from diminuendo.services.conductor.store.base import Clock, Store
 
 PAGE = 500
@@ -51,6 +53,23 @@ def _beyond(after: int, newest: int) -> Violation:
     )
 
 
+async def ended_within(store: Store, notifier: Notifier, clock: Clock, name: str, *, wait_us: int) -> Job:
+    """The job once it has ended, or as it is when the time is over.
+
+    Raises:
+        StoppingError: The server stops.
+    """
+    deadline = clock() + wait_us
+    with notifier.listen(name) as changed:
+        while True:
+            changed.clear()
+            notifier.check_open()
+            job = await store.get_job(name)
+            if job.state.final or clock() >= deadline:
+                return job
+            await wait(changed, (deadline - clock()) / SECOND_US)
+
+
 async def lease_within(
     store: Store,
     notifier: Notifier,
@@ -80,17 +99,17 @@ async def lease_within(
 
 
 async def end_lapsed(store: Store, notifier: Notifier, clock: Clock) -> None:
-    """For as long as the server runs: end CANCELLING jobs when the lease of their coordinator is over."""
-    with notifier.listen(CANCELLING) as changed:
+    """For as long as the server runs: take parting jobs from coordinators whose lease is over."""
+    with notifier.listen(PARTING) as changed:
         while True:
             changed.clear()
             try:
                 ended = await store.end_lapsed()
-                ends = await store.next_lease_end((State.CANCELLING,))
+                ends = await store.next_lease_end(PARTING_STATES)
             except StoreUnavailableError as error:
                 _log.warning("sweep_failed", error=str(error), retry_s=RETRY_S)
                 await wait(changed, RETRY_S)
                 continue
             if ended:
-                _log.info("lapsed_jobs_cancelled", jobs=ended)
+                _log.info("lapsed_jobs_taken", jobs=ended)
             await wait(changed, None if ends is None else max(0.0, (ends - clock()) / SECOND_US))

@@ -58,7 +58,9 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
         busy = sum(1 for evaluator in request.evaluators if evaluator.work)
         self._metrics.heard_of(job.coordinator, busy=busy, idle=len(request.evaluators) - busy, for_us=self._lease_us)
         return v1.HeartbeatResponse(
-            expire_time=timestamp(job.lease_expire_time or 0), cancel_requested=job.state is State.CANCELLING
+            expire_time=timestamp(job.lease_expire_time or 0),
+            cancel_requested=job.state is State.CANCELLING,
+            pause_requested=job.state is State.PAUSING,
         )
 
     async def BatchGetEvaluations(

@@ -15,15 +15,21 @@ from diminuendo.services.conductor.records import (
     EventPage,
     Job,
     Lease,
+    Listing,
     NewJob,
     Outcome,
     Report,
     RequestId,
     State,
+    Update,
 )
 
 Clock = Callable[[], int]
 """Microseconds since the epoch, UTC."""
+
+EVERY_JOB = Listing()
+HELD = tuple(state for state in State if state.held)
+PARTING = tuple(state for state in State if state.parting)
 
 
 class Store(Protocol):
@@ -54,22 +60,8 @@ class Store(Protocol):
         """One job."""
         ...
 
-    async def list_jobs(
-        self,
-        *,
-        project: str | None = None,
-        states: Collection[State] = (),
-        before_id: int | None = None,
-        limit: int = 50,
-    ) -> Sequence[Job]:
-        """Jobs, newest first.
-
-        Args:
-            project: Only this project's; None: all.
-            states: Only jobs in these states; empty: all.
-            before_id: Only jobs older than the one of this id.
-            limit: At most so many.
-        """
+    async def list_jobs(self, listing: Listing = EVERY_JOB) -> Sequence[Job]:
+        """Jobs in the order asked for."""
         ...
 
     async def count_jobs(self) -> Mapping[State, int]:
@@ -85,6 +77,49 @@ class Store(Protocol):
         """
         ...
 
+    async def pause_job(self, name: str, request: RequestId | None = None) -> Job:
+        """Ask that nobody works on the job for a while; see `jobs.pause`.
+
+        Raises:
+            JobCancellingError: It is being cancelled.
+            JobEndedError: It has ended.
+            RequestReusedError: The request's id came before with another content.
+        """
+        ...
+
+    async def resume_job(self, name: str, request: RequestId | None = None) -> Job:
+        """Ask to go on with the job; see `jobs.resume`, and `pause_job` for the errors."""
+        ...
+
+    async def update_job(self, name: str, wanted: Update, request: RequestId | None = None) -> Job:
+        """Set labels, priority or both.
+
+        Raises:
+            EtagMismatchError: The job has changed since the caller looked.
+            JobEndedError: It has ended, and its priority was to be set.
+            RequestReusedError: The request's id came before with another content.
+        """
+        ...
+
+    async def retry_job(self, name: str, new_name: str, request: RequestId | None = None) -> Job:
+        """Store another try of a job that failed or was cancelled, queued.
+
+        Raises:
+            JobNotRetriedError: It did neither.
+            JobExistsError: The new name is taken.
+            RequestReusedError: The request's id came before with another content.
+        """
+        ...
+
+    async def delete_job(self, name: str, *, etag: str = "", allow_missing: bool = False) -> None:
+        """Forget a job that has ended, with its events, steps, state and requests. Outcomes by key stay.
+
+        Raises:
+            EtagMismatchError: The job has changed since the caller looked.
+            JobActiveError: It has not ended.
+        """
+        ...
+
     async def read_events(self, name: str, *, after: int = 0, limit: int = 500) -> EventPage:
         """Events with a sequence number above `after`, in order."""
         ...
@@ -93,16 +128,17 @@ class Store(Protocol):
         """Give the next job to a coordinator, or None when there is none.
 
         The order: the lease given under the same request_id, if it still holds; a running job of this coordinator
-        or of one whose lease has ended; the oldest queued one. CANCELLING jobs whose coordinator is gone end here.
+        or of one whose lease has ended; the oldest queued one of the highest priority. Jobs that a coordinator which is
+        gone was to let go of are taken from it here.
         """
         ...
 
-    async def next_lease_end(self, states: Collection[State] = (State.RUNNING, State.CANCELLING)) -> int | None:
+    async def next_lease_end(self, states: Collection[State] = HELD) -> int | None:
         """When the first of the leases of jobs in these states ends, if nobody extends it; None without any."""
         ...
 
     async def end_lapsed(self) -> int:
-        """End CANCELLING jobs whose lease has ended, and say how many."""
+        """Take jobs that are to be let go of from coordinators whose lease has ended, and say how many."""
         ...
 
     async def heartbeat(self, name: str, *, epoch: int, lease_us: int) -> Job:

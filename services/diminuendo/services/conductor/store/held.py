@@ -15,6 +15,7 @@ from diminuendo.services.conductor.store.tables import evaluations, jobs, report
 from diminuendo.services.conductor.store.writer import Transaction
 
 HELD = tuple(state.name for state in State if state.held)
+PARTING = tuple(state.name for state in State if state.parting)
 
 # Statements are built once: building one costs more than running it.
 _OUTCOME_KNOWN = select(evaluations.c.key).where(evaluations.c.key == bindparam("key"))
@@ -46,7 +47,7 @@ def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) 
     _lapse(tx, lost)
     job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, jobs.c.coordinator == coordinator), wait=True)
     job_free = job_free or _first(tx, and_(jobs.c.state == State.RUNNING.name, lost))
-    job_free = job_free or _first(tx, jobs.c.state == State.QUEUED.name)
+    job_free = job_free or _first(tx, jobs.c.state == State.QUEUED.name, by_priority=True)
     if job_free is None:
         return None
     draft = rules.grant(job_free, tx.now, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
@@ -60,9 +61,12 @@ def _alone(tx: Transaction, coordinator: str) -> None:
         tx.connection.execute(_ONE_AT_A_TIME, {"coordinator": coordinator})
 
 
-def _first(tx: Transaction, condition: ColumnElement[bool], *, wait: bool = False) -> Job | None:
+def _first(
+    tx: Transaction, condition: ColumnElement[bool], *, wait: bool = False, by_priority: bool = False
+) -> Job | None:
     """The oldest job of a kind. One that another transaction has at the moment is passed over, or waited for."""
-    query = select(jobs).where(condition).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=not wait)
+    order = (jobs.c.nice, jobs.c.id) if by_priority else (jobs.c.id,)
+    query = select(jobs).where(condition).order_by(*order).limit(1).with_for_update(skip_locked=not wait)
     row = tx.connection.execute(query).mappings().one_or_none()
     return None if row is None else rows.to_job(row)
 
@@ -72,7 +76,7 @@ def _lease(tx: Transaction, job: Job) -> Lease:
 
 
 def _lapse(tx: Transaction, lost: ColumnElement[bool]) -> int:
-    query = select(jobs).where(jobs.c.state == State.CANCELLING.name, lost).with_for_update(skip_locked=True)
+    query = select(jobs).where(jobs.c.state.in_(PARTING), lost).with_for_update(skip_locked=True)
     gone = [rows.to_job(row) for row in tx.connection.execute(query).mappings()]
     for job in gone:
         store_draft(tx, rules.lapse(job, tx.now))
@@ -80,7 +84,7 @@ def _lapse(tx: Transaction, lost: ColumnElement[bool]) -> int:
 
 
 def end_lapsed(tx: Transaction) -> int:
-    """End CANCELLING jobs whose lease has ended."""
+    """Take parting jobs from coordinators whose lease has ended."""
     return _lapse(tx, jobs.c.lease_expire_time <= tx.now)
 
 

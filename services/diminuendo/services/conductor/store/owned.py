@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from sqlalchemy import bindparam, insert, select
 
-from diminuendo.services.common.errors import JobExistsError, RequestReusedError
+from diminuendo.services.common.errors import JobExistsError, JobNotFoundError, RequestReusedError
 from diminuendo.services.conductor import jobs as rules
-from diminuendo.services.conductor.records import Job, NewJob, RequestId, State
+from diminuendo.services.conductor.records import Job, NewJob, RequestId, State, Update
 from diminuendo.services.conductor.store import rows
 from diminuendo.services.conductor.store.tables import jobs, requests
 from diminuendo.services.conductor.store.writer import Transaction
@@ -23,9 +24,10 @@ _REMEMBER = insert(requests)
 
 def create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
     """Store a new job, or find the one that the same request made."""
-    before = _answered(tx, request)
-    if before is not None:
-        return before
+    return _answered(tx, request) or _create(tx, new, request)
+
+
+def _create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
     if rows.find(tx.connection, new.name) is not None:
         raise JobExistsError(
             f"job_id {new.name.rpartition('/')[2]!r} is taken: {new.name} exists; choose another job_id, or leave "
@@ -43,15 +45,57 @@ def create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
 
 def cancel(tx: Transaction, name: str, request: RequestId | None) -> Job:
     """Ask for a job's end."""
+    return _change(tx, name, request, rules.cancel)
+
+
+def pause(tx: Transaction, name: str, request: RequestId | None) -> Job:
+    """Ask that nobody works on the job for a while."""
+    return _change(tx, name, request, rules.pause)
+
+
+def resume(tx: Transaction, name: str, request: RequestId | None) -> Job:
+    """Ask to go on with it."""
+    return _change(tx, name, request, rules.resume)
+
+
+def update(tx: Transaction, name: str, wanted: Update, request: RequestId | None) -> Job:
+    """Set what its owner sets."""
+    return _change(tx, name, request, lambda job, now: rules.update(job, now, wanted))
+
+
+def _change(tx: Transaction, name: str, request: RequestId | None, rule: Callable[[Job, int], rules.Draft]) -> Job:
     before = _answered(tx, request)
     if before is not None:
         return before
     job = rows.load(tx.connection, name, for_update=True)
-    draft = rules.cancel(job, tx.now)
+    draft = rule(job, tx.now)
     store_draft(tx, draft)
     _remember(tx, request, job.id)
-    tx.cancelling |= draft.job.state is State.CANCELLING
+    tx.parting |= draft.job.state.parting
+    tx.queue |= draft.job.state is State.QUEUED and job.state is not State.QUEUED
     return draft.job
+
+
+def retry(tx: Transaction, name: str, new_name: str, request: RequestId | None) -> Job:
+    """Store another try of a job that has failed or was cancelled."""
+    before = _answered(tx, request)
+    if before is not None:
+        return before
+    job = rows.load(tx.connection, name, for_update=True)
+    return _create(tx, rules.retry(job, new_name), request)
+
+
+def delete(tx: Transaction, name: str, etag: str, *, allow_missing: bool) -> None:
+    """Forget a job that has ended."""
+    try:
+        job = rows.load(tx.connection, name, for_update=True)
+    except JobNotFoundError:
+        if allow_missing:
+            return
+        raise
+    rules.deletable(job, etag)
+    rows.remove(tx.connection, job.id)
+    tx.jobs.add(name)
 
 
 def store_draft(tx: Transaction, draft: rules.Draft) -> None:

@@ -38,7 +38,7 @@ def _payloads(changes: Changes, sender: str) -> Iterator[str]:
     names = iter(sorted(changes.jobs))
     while some := list(islice(names, NAMES)):
         yield json.dumps(
-            {"sender": sender, "jobs": some, "queue": changes.queue, "cancelling": changes.cancelling},
+            {"sender": sender, "jobs": some, "queue": changes.queue, "parting": changes.parting},
             separators=(",", ":"),
         )
 
@@ -49,7 +49,7 @@ def _parse(payload: str, sender: str) -> Changes | None:
         told = json.loads(payload)
         if told["sender"] == sender:
             return None
-        return Changes(frozenset(told["jobs"]), bool(told["queue"]), bool(told["cancelling"]))
+        return Changes(frozenset(told["jobs"]), bool(told["queue"]), bool(told["parting"]))
     except (ValueError, TypeError, KeyError):
         return Changes(everything=True)  # another version's words: look at everything
 

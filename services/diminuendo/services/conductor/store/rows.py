@@ -6,14 +6,16 @@ from typing import Any, TypeVar
 
 from diminuendo.v1 import job_pb2
 from google.protobuf.message import Message
-from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
 from diminuendo.services.common.errors import JobNotFoundError
 from diminuendo.services.conductor.jobs import Draft
 from diminuendo.services.conductor.records import Job, State
-from diminuendo.services.conductor.store.tables import events, jobs
+from diminuendo.services.conductor.store.tables import events, jobs, reports, requests, session_states, steps
 
 M = TypeVar("M", bound=Message)
+
+_OF_JOBS = (events, steps, session_states, reports, requests)
 
 # Statements are built once: building one costs more than running it.
 _BY_NAME = select(jobs).where(jobs.c.name == bindparam("name"))
@@ -21,6 +23,10 @@ _BY_NAME_FOR_UPDATE = _BY_NAME.with_for_update()
 _INSERT_JOB = insert(jobs)
 _UPDATE_JOB = update(jobs).where(jobs.c.id == bindparam("job"))
 _INSERT_EVENT = insert(events)
+_DELETE_JOB = (
+    *(delete(table).where(table.c.job_id == bindparam("job")) for table in _OF_JOBS),
+    delete(jobs).where(jobs.c.id == bindparam("job")),
+)
 
 
 def to_job(row: RowMapping) -> Job:
@@ -46,6 +52,8 @@ def to_job(row: RowMapping) -> Job:
         lease_request=row["lease_request"],
         lease_expire_time=row["lease_expire_time"],
         released=row["released"],
+        priority=-row["nice"],
+        retry_of=row["retry_of"],
     )
 
 
@@ -74,6 +82,8 @@ def _mutable(job: Job) -> dict[str, Any]:
         "lease_request": job.lease_request,
         "lease_expire_time": job.lease_expire_time,
         "released": job.released,
+        "labels": dict(job.labels),
+        "nice": -job.priority,
     }
 
 
@@ -98,8 +108,8 @@ def add(connection: Connection, job: Job) -> int:
         "name": job.name,
         "project": job.project,
         "spec": job.spec.SerializeToString(),
-        "labels": dict(job.labels),
         "create_time": job.create_time,
+        "retry_of": job.retry_of,
     }
     key = connection.execute(_INSERT_JOB, fixed | _mutable(job)).inserted_primary_key
     return int(key[0]) if key else 0
@@ -123,3 +133,9 @@ def append(connection: Connection, job_id: int, draft: Draft) -> None:
     ]
     if rows:
         connection.execute(_INSERT_EVENT, rows)
+
+
+def remove(connection: Connection, job_id: int) -> None:
+    """Delete a job with all that is kept of it alone."""
+    for statement in _DELETE_JOB:
+        connection.execute(statement, {"job": job_id})

@@ -22,15 +22,18 @@ from diminuendo.services.conductor.records import (
     EventPage,
     Job,
     Lease,
+    Listing,
     NewJob,
     Outcome,
     Report,
     RequestId,
     State,
+    Update,
 )
 from diminuendo.services.conductor.store import held, owned, rows
-from diminuendo.services.conductor.store.base import Clock
+from diminuendo.services.conductor.store.base import EVERY_JOB, HELD, Clock
 from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
+from diminuendo.services.conductor.store.listing import listing_query
 from diminuendo.services.conductor.store.migrate import upgrade
 from diminuendo.services.conductor.store.replicas import Listener, announce
 from diminuendo.services.conductor.store.tables import evaluations, events, jobs
@@ -131,22 +134,29 @@ class SqlStore:
         """One job."""
         return await self._read(lambda connection: rows.load(connection, name))
 
-    async def list_jobs(
-        self,
-        *,
-        project: str | None = None,
-        states: Collection[State] = (),
-        before_id: int | None = None,
-        limit: int = 50,
-    ) -> Sequence[Job]:
-        """Jobs, newest first."""
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
-        if project is not None:
-            query = query.where(jobs.c.project == project)
-        if states:
-            query = query.where(jobs.c.state.in_([state.name for state in states]))
-        if before_id is not None:
-            query = query.where(jobs.c.id < before_id)
+    async def pause_job(self, name: str, request: RequestId | None = None) -> Job:
+        """Ask that nobody works on the job for a while."""
+        return await self._write(lambda tx: owned.pause(tx, name, request))
+
+    async def resume_job(self, name: str, request: RequestId | None = None) -> Job:
+        """Ask to go on with the job."""
+        return await self._write(lambda tx: owned.resume(tx, name, request))
+
+    async def update_job(self, name: str, wanted: Update, request: RequestId | None = None) -> Job:
+        """Set labels, priority or both."""
+        return await self._write(lambda tx: owned.update(tx, name, wanted, request))
+
+    async def retry_job(self, name: str, new_name: str, request: RequestId | None = None) -> Job:
+        """Store another try of a job that failed or was cancelled, queued."""
+        return await self._write(lambda tx: owned.retry(tx, name, new_name, request))
+
+    async def delete_job(self, name: str, *, etag: str = "", allow_missing: bool = False) -> None:
+        """Forget a job that has ended."""
+        await self._write(lambda tx: owned.delete(tx, name, etag, allow_missing=allow_missing))
+
+    async def list_jobs(self, listing: Listing = EVERY_JOB) -> Sequence[Job]:
+        """Jobs in the order asked for."""
+        query = listing_query(listing)
         return await self._read(lambda c: [rows.to_job(row) for row in c.execute(query).mappings()])
 
     async def count_jobs(self) -> Mapping[State, int]:
@@ -171,13 +181,13 @@ class SqlStore:
             lambda tx: held.lease(tx, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
         )
 
-    async def next_lease_end(self, states: Collection[State] = (State.RUNNING, State.CANCELLING)) -> int | None:
+    async def next_lease_end(self, states: Collection[State] = HELD) -> int | None:
         """When the first of the leases of jobs in these states ends, if nobody extends it."""
         query = select(func.min(jobs.c.lease_expire_time)).where(jobs.c.state.in_([s.name for s in states]))
         return await self._read(lambda c: c.execute(query).scalar_one())
 
     async def end_lapsed(self) -> int:
-        """End CANCELLING jobs whose lease has ended."""
+        """Take parting jobs from coordinators whose lease has ended."""
         return await self._write(held.end_lapsed)
 
     async def heartbeat(self, name: str, *, epoch: int, lease_us: int) -> Job:

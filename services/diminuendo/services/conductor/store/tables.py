@@ -59,11 +59,15 @@ jobs = Table(
     Column("lease_request", String(64), nullable=False),
     Column("lease_expire_time", BigInteger),
     Column("released", String(128), nullable=False),
+    Column("nice", Integer, nullable=False, server_default="0"),
+    Column("retry_of", String(160), nullable=False, server_default=""),
     UniqueConstraint("name"),
-    Index(None, "state", "id"),
+    Index(None, "state", "nice", "id"),
     Index(None, "project", "id"),
     sqlite_autoincrement=True,
 )
+
+"""`nice` is minus the priority: an index that rises leads to the next job to lease."""
 
 events = Table(
     "events",

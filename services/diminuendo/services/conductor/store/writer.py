@@ -43,18 +43,18 @@ class Transaction:
     now: int
     jobs: set[str] = field(default_factory=set)
     queue: bool = False
-    cancelling: bool = False
+    parting: bool = False
 
     def absorb(self, other: Transaction) -> None:
         """Add the changes of an operation that went well."""
         self.jobs |= other.jobs
         self.queue |= other.queue
-        self.cancelling |= other.cancelling
+        self.parting |= other.parting
 
     @property
     def changes(self) -> Changes:
         """What those who wait are told."""
-        return Changes(frozenset(self.jobs), self.queue, self.cancelling)
+        return Changes(frozenset(self.jobs), self.queue, self.parting)
 
 
 Operation = Callable[[Transaction], T]
