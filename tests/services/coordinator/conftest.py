@@ -150,7 +150,8 @@ class Server:
 
     def end_all(self) -> None:
         """End every job that has not ended, so that the next test finds none."""
-        unfinished = [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING]
+        final = (job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED)
+        unfinished = [state for state in job_pb2.JobState.values() if state and state not in final]
         request = job_service_pb2.ListJobsRequest(parent="projects/-", states=unfinished)
         for job in self.jobs.ListJobs(request, timeout=10).jobs:
             self.cancel(job.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from diminuendo.v1 import coordinator_service_pb2 as v1
-from diminuendo.v1 import job_pb2
+from diminuendo.v1 import job_pb2, job_service_pb2
 from tests.services.coordinator.conftest import Executors, Server, until
 from tests.services.coordinator.workers import SCRIPTED, SLOW_WORLD, WORLD
 
@@ -78,6 +78,50 @@ def test_stopped_midway_it_goes_on_and_decides_the_same(server: Server, executor
     other = server.create().name  # remembered outcomes, decided afresh without any stop
     run(server, executor, executors.folder)
     assert steps(server, other) == steps(server, name)
+
+
+def test_paused_midway_it_goes_on_when_it_is_resumed_and_decides_the_same(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 8)
+    server.jobs.PauseJob(job_service_pb2.PauseJobRequest(name=name), timeout=10)
+    running.join(15)
+    assert not running.is_alive()
+    job = server.get(name)
+    assert job.state == job_pb2.JOB_STATE_PAUSED
+    assert {work for _, work in executor.statuses} == {""}
+    server.jobs.ResumeJob(job_service_pb2.ResumeJobRequest(name=name), timeout=10)
+    run(server, executor, executors.folder)
+    events = server.events(name)
+    states = [job_pb2.JobState.Name(e.state_changed.state)[10:] for e in events if e.HasField("state_changed")]
+    assert states == ["QUEUED", "RUNNING", "PAUSING", "PAUSED", "QUEUED", "RUNNING", "SUCCEEDED"]
+    committed = [e.step_committed.step for e in events if e.WhichOneof("kind") == "step_committed"]
+    assert committed == list(range(len(committed)))
+
+    other = server.create().name  # remembered outcomes, decided afresh without any pause
+    run(server, executor, executors.folder)
+    assert steps(server, other) == steps(server, name)
+
+
+def test_another_try_of_a_cancelled_job_pays_for_nothing_again(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 8)
+    server.cancel(name)
+    running.join(15)
+    assert not running.is_alive()
+    paid = [e.evaluation_finished.key for e in server.events(name) if e.WhichOneof("kind") == "evaluation_finished"]
+    again = server.jobs.RetryJob(job_service_pb2.RetryJobRequest(name=name), timeout=10)
+    assert again.retry_of == name
+    run(server, executor, executors.folder)
+    assert server.get(again.name).state == job_pb2.JOB_STATE_SUCCEEDED
+    done = [e.evaluation_finished for e in server.events(again.name) if e.WhichOneof("kind") == "evaluation_finished"]
+    assert len(paid) >= 8
+    assert {one.key for one in done if not one.remembered}.isdisjoint(paid)
 
 
 def test_cancellation_ends_the_job_and_what_runs(server: Server, executors: Executors) -> None:

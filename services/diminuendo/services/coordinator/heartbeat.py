@@ -78,6 +78,8 @@ class Heartbeat:
             self._lease.extended(response.expire_time, asked_at=asked_at)
             if response.cancel_requested:
                 self._lease.cancel_requested.set()
+            if response.pause_requested:
+                self._lease.pause_requested.set()
 
     def _refused(self, error: grpc.RpcError) -> None:
         try:

@@ -127,8 +127,8 @@ class ConductorJournal:
         self._next_step = step.index + 1
 
     def stopped(self) -> bool:
-        """True when the job is cancelled, its lease lost, or the process ending."""
-        return self._stop.is_set() or self._lease.lost.is_set() or self._lease.cancel_requested.is_set()
+        """True when the job is cancelled or paused, its lease lost, or the process ending."""
+        return self._stop.is_set() or self._lease.unwanted
 
     def _recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
         request = v1.BatchGetEvaluationsRequest(keys=keys)

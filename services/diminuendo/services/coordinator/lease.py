@@ -22,6 +22,7 @@ class HeldLease:
 
     Attributes:
         cancel_requested: The job is to be stopped and released as cancelled.
+        pause_requested: The job is to be stopped and released without an outcome.
         lost: The lease is over.
     """
 
@@ -32,7 +33,8 @@ class HeldLease:
             asked_at: When (time.monotonic) it was asked for.
         """
         self.job_name, self.epoch = job_name, epoch
-        self.cancel_requested, self.lost = threading.Event(), threading.Event()
+        self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
+        self.lost = threading.Event()
         self.duration_s = _left_s(expire_time)
         self._until = asked_at + self.duration_s
 
@@ -40,6 +42,11 @@ class HeldLease:
     def until(self) -> float:
         """When (time.monotonic) the lease ends unless it is extended."""
         return self._until
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether the job is to be stopped."""
+        return self.lost.is_set() or self.cancel_requested.is_set() or self.pause_requested.is_set()
 
     def extended(self, expire_time: Timestamp, *, asked_at: float) -> None:
         """The conductor extended it."""
