@@ -23,7 +23,7 @@ from diminuendo.v1 import (
     job_service_pb2,
     job_service_pb2_grpc,
 )
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, empty_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped, unused-ignore]
 from grpc_status import rpc_status  # type: ignore[import-untyped, unused-ignore]
 
@@ -56,6 +56,9 @@ def rich_status(
         packed.Pack(detail)
         status.details.append(packed)
     return rpc_status.to_status(status)
+
+
+FINAL = (job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED)
 
 
 @dataclass
@@ -124,7 +127,11 @@ class _Jobs(job_service_pb2_grpc.JobServiceServicer):
 
     def ListJobs(self, request: job_service_pb2.ListJobsRequest, context: Any) -> job_service_pb2.ListJobsResponse:
         self.fake.unary(request, context)
-        jobs = [job for job in self.fake.jobs.values() if not request.states or job.state in request.states]
+        jobs = [
+            job
+            for job in self.fake.jobs.values()
+            if (not request.states or job.state in request.states) and request.labels.items() <= job.labels.items()
+        ]
         start = int(request.page_token or 0)
         end = start + request.page_size
         return job_service_pb2.ListJobsResponse(
@@ -132,9 +139,35 @@ class _Jobs(job_service_pb2_grpc.JobServiceServicer):
         )
 
     def CancelJob(self, request: job_service_pb2.CancelJobRequest, context: Any) -> job_pb2.Job:
+        return self.change(request, context, job_pb2.JOB_STATE_CANCELLED)
+
+    def PauseJob(self, request: job_service_pb2.PauseJobRequest, context: Any) -> job_pb2.Job:
+        return self.change(request, context, job_pb2.JOB_STATE_PAUSED)
+
+    def ResumeJob(self, request: job_service_pb2.ResumeJobRequest, context: Any) -> job_pb2.Job:
+        return self.change(request, context, job_pb2.JOB_STATE_QUEUED)
+
+    def RetryJob(self, request: job_service_pb2.RetryJobRequest, context: Any) -> job_pb2.Job:
+        self.fake.unary(request, context)
+        self.find(request.name, context)
+        return job_pb2.Job(name=f"{request.name.rpartition('/')[0]}/{request.job_id or 'chosen'}")
+
+    def UpdateJob(self, request: job_service_pb2.UpdateJobRequest, context: Any) -> job_pb2.Job:
+        self.fake.unary(request, context)
+        return self.find(request.job.name, context)
+
+    def DeleteJob(self, request: job_service_pb2.DeleteJobRequest, context: Any) -> empty_pb2.Empty:
+        self.fake.unary(request, context)
+        self.fake.jobs.pop(self.find(request.name, context).name)
+        return empty_pb2.Empty()
+
+    def WaitJob(self, request: job_service_pb2.WaitJobRequest, context: Any) -> job_pb2.Job:
+        raise NotImplementedError("the client follows events")
+
+    def change(self, request: Any, context: Any, state: job_pb2.JobState.ValueType) -> job_pb2.Job:
         self.fake.unary(request, context)
         job = self.find(request.name, context)
-        job.state = job_pb2.JOB_STATE_CANCELLED
+        job.state = state
         return job
 
     def WatchJob(self, request: job_service_pb2.WatchJobRequest, context: Any) -> Iterator[job_pb2.JobEvent]:
@@ -149,7 +182,7 @@ class _Jobs(job_service_pb2_grpc.JobServiceServicer):
             yield event
         if cut is not None:
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
-        if not events or events[-1].state_changed.state < job_pb2.JOB_STATE_CANCELLED:
+        if not events or events[-1].state_changed.state not in FINAL:
             over = threading.Event()
             context.add_callback(over.set)
             over.wait()

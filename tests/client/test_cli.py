@@ -107,7 +107,7 @@ def test_compress_and_submit_have_the_same_wishes() -> None:
     """By the options themselves: what one has and the other lacks is about where it runs."""
     compress, submit = ({option.name for option in cli.load(name).params} for name in ("compress", "submit"))
     assert compress - submit == {"weights", "data", "threads", "out", "work", "dry_run"}
-    assert submit - compress == {"job_id", "label", "request_id", "watch", "server", "project"}
+    assert submit - compress == {"job_id", "label", "priority", "request_id", "watch", "server", "project"}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,11 @@ def test_help_lists_every_command_and_imports_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["submit", "watch", "get", "list", "cancel", "download", "compress", "profile", "version"]
+    "name",
+    [
+        *("submit", "watch", "get", "list", "cancel", "pause", "resume", "retry", "update", "delete", "download"),
+        *("compress", "profile", "version"),
+    ],
 )
 def test_each_command_has_help(run_here: Run, name: str) -> None:
     done = run_here(name, "--help")
@@ -359,6 +363,40 @@ def test_cancel_prints_name_and_state(fake: FakeServer, run: Run) -> None:
     fake.add(job_pb2.Job(name="projects/p/jobs/j", state=job_pb2.JOB_STATE_QUEUED), [])
     done = run("cancel", "j", "--project", "p")
     assert (done.returncode, done.stdout) == (0, "projects/p/jobs/j CANCELLED\n")
+
+
+def test_pause_resume_retry_and_delete_print_the_job(fake: FakeServer, run: Run) -> None:
+    fake.add(job_pb2.Job(name="projects/p/jobs/j", state=job_pb2.JOB_STATE_QUEUED), [])
+    assert run("pause", "j", "--project", "p").stdout == "projects/p/jobs/j PAUSED\n"
+    assert run("list", "--project", "p", "--state", "paused").stdout.splitlines()[1].split()[:1] == ["j"]
+    assert run("resume", "j", "--project", "p").stdout == "projects/p/jobs/j QUEUED\n"
+    assert run("retry", "j", "--project", "p", "--job-id", "k").stdout == "projects/p/jobs/k\n"
+    assert run("delete", "j", "--project", "p").stdout == "projects/p/jobs/j deleted\n"
+    gone = run("delete", "j", "--project", "p")
+    assert (gone.returncode, gone.stdout) == (2, "")
+    assert "there is no job projects/p/jobs/j" in gone.stderr
+
+
+def test_update_keeps_the_other_labels_and_guards_them(fake: FakeServer, run: Run) -> None:
+    job = job_pb2.Job(name="projects/p/jobs/j", etag="e7", labels={"team": "a", "run": "1", "old": "x"})
+    fake.add(job, [])
+    done = run("update", "j", "--project", "p", "--label", "team=b", "--remove-label", "old", "--priority", "5")
+    assert done.returncode == 0, done.stderr
+    (asked,) = fake.asked(job_service_pb2.UpdateJobRequest)
+    assert (dict(asked.job.labels), asked.job.priority, asked.job.etag) == ({"team": "b", "run": "1"}, 5, "e7")
+    assert list(asked.update_mask.paths) == ["labels", "priority"]
+    assert run("update", "j", "--project", "p", "--priority", "0").returncode == 0
+    asked = fake.asked(job_service_pb2.UpdateJobRequest)[-1]
+    assert (list(asked.update_mask.paths), asked.job.priority, asked.job.etag) == (["priority"], 0, "")
+    done = run("update", "j", "--project", "p", "--remove-label", "none")
+    assert done.returncode == 2
+    assert "'none' is no label of projects/p/jobs/j" in done.stderr
+
+
+def test_list_asks_for_labels_and_an_order(fake: FakeServer, run: Run) -> None:
+    assert run("list", "--label", "team=a", "--label", "run=1", "--order-by", "priority desc").returncode == 0
+    (asked,) = fake.asked(job_service_pb2.ListJobsRequest)
+    assert (dict(asked.labels), asked.order_by) == ({"team": "a", "run": "1"}, "priority desc")
 
 
 def test_watch_writes_plain_lines_and_exits_0(fake: FakeServer, run: Run, recorded: Recorded) -> None:

@@ -39,11 +39,12 @@ def test_public_names_are_all_and_nothing_else() -> None:
     assert set(public.__all__) == set(namespace) - {"__builtins__"}
     assert sorted(public.__all__) == public.__all__ == dir(public)
     assert set(public.__all__) == {
-        *("AlreadyExistsError", "Candidate", "Client", "ClientConfig", "DiminuendoError", "DownloadError"),
+        *("AlreadyExistsError", "Candidate", "Client", "ClientConfig", "ConflictError", "DiminuendoError"),
+        "DownloadError",
         *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),
         *("Result", "ResultFile", "RetryPolicy", "ServerError", "ServerUnavailableError", "Stage"),
-        *("StateChanged", "StepCommitted", "Violation", "WaitTimeoutError", "WarningRaised"),
+        *("StateChanged", "StepCommitted", "Updated", "Violation", "WaitTimeoutError", "WarningRaised"),
     }
 
 
@@ -122,7 +123,7 @@ def test_get_gives_typed_data(fake: FakeServer, client: Client, recorded: Record
 
 
 def test_a_state_from_a_newer_server_is_unknown_and_not_final(fake: FakeServer, client: Client) -> None:
-    fake.add(job_pb2.Job(name="projects/default/jobs/new", state=job_pb2.JobState.ValueType(8)), [])
+    fake.add(job_pb2.Job(name="projects/default/jobs/new", state=job_pb2.JobState.ValueType(60)), [])
     assert client.get("new").state is JobState.UNKNOWN
     assert not client.get("new").state.final
     fake.jobs["projects/default/jobs/new"].progress.stage = job_pb2.Stage.ValueType(60)

@@ -15,6 +15,7 @@ from diminuendo.client import (
     AlreadyExistsError,
     Client,
     ClientConfig,
+    ConflictError,
     DiminuendoError,
     Event,
     FailedPreconditionError,
@@ -24,6 +25,7 @@ from diminuendo.client import (
     NotFoundError,
     StateChanged,
     StepCommitted,
+    Updated,
 )
 from diminuendo.client.child import Child
 from diminuendo.engine.store import DirectoryStore
@@ -183,3 +185,37 @@ def test_what_a_conductor_refuses_and_repeats(conductor: Conductor) -> None:
             *(JobState.QUEUED, JobState.CANCELLED)
         ]
         assert client.get(names[1]).state is JobState.QUEUED
+
+
+def test_jobs_are_paused_changed_retried_and_deleted(conductor: Conductor) -> None:
+    with Client(conductor.target, config=ClientConfig(page_size=2)) as client:
+        job = client.submit(seed=11, labels={"team": "a", "run": "1"}, priority=3)
+        assert job.pause().state is JobState.PAUSED
+        assert [one.name for one in client.list(states=[JobState.PAUSED])] == [job.name]
+        assert client.resume(job.job_id).state is JobState.QUEUED
+        before = job.info()
+        changed = job.update(labels={"team": "b"}, etag=before.etag)
+        assert (changed.labels, changed.priority) == ({"team": "b"}, 3)
+        with pytest.raises(ConflictError, match="get the job, and decide again") as stale:
+            job.update(priority=4, etag=before.etag)
+        assert stale.value.reason == "ETAG_MISMATCH"
+        assert job.update(priority=-4).priority == -4
+        with pytest.raises(InvalidArgumentError, match="name what is to be set: labels, priority"):
+            job.update()
+        with pytest.raises(InvalidArgumentError, match=r"priority: 1\.5 is no whole number"):
+            job.update(priority=1.5)  # type: ignore[arg-type]
+        with pytest.raises(FailedPreconditionError, match="cancel it first"):
+            job.delete()
+        with pytest.raises(FailedPreconditionError, match="wait for its end, or cancel it first"):
+            client.retry(job.name)
+        client.cancel(job.name)
+        again = client.retry(job.name, job_id="again")
+        assert (again.job_id, again.info().retry_of, again.info().labels) == ("again", job.name, {"team": "b"})
+        updates = [event for event in job.watch() if isinstance(event, Updated)]
+        assert [(event.fields, event.priority) for event in updates] == [(("labels",), 3), (("priority",), -4)]
+        found = list(client.list(labels={"team": "b"}, order_by="create_time"))
+        assert [one.name for one in found] == [job.name, again.name]
+        client.delete(job.name)
+        with pytest.raises(NotFoundError):
+            job.info()
+        client.delete(job.name, allow_missing=True)

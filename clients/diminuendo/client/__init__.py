@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diminuendo.client.config import ClientConfig, RetryPolicy
     from diminuendo.client.errors import (
         AlreadyExistsError,
+        ConflictError,
         DiminuendoError,
         DownloadError,
         FailedPreconditionError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         Stage,
         StateChanged,
         StepCommitted,
+        Updated,
         WarningRaised,
     )
 
@@ -54,6 +56,7 @@ _HOMES = {
     "config": ("ClientConfig", "RetryPolicy"),
     "errors": (
         "AlreadyExistsError",
+        "ConflictError",
         "DiminuendoError",
         "DownloadError",
         "FailedPreconditionError",
@@ -80,6 +83,7 @@ _HOMES = {
         "Stage",
         "StateChanged",
         "StepCommitted",
+        "Updated",
         "WarningRaised",
     ),
 }
@@ -90,6 +94,7 @@ __all__ = [
     "Candidate",
     "Client",
     "ClientConfig",
+    "ConflictError",
     "DiminuendoError",
     "DownloadError",
     "EvaluationFinished",
@@ -112,6 +117,7 @@ __all__ = [
     "Stage",
     "StateChanged",
     "StepCommitted",
+    "Updated",
     "Violation",
     "WaitTimeoutError",
     "WarningRaised",

@@ -14,7 +14,7 @@ from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
-from diminuendo.client.types import Accept, Effort, JobInfo, JobState
+from diminuendo.client.types import Accept, Effort, JobInfo, JobState, check_whole
 
 _JOB_NAME = re.compile(r"projects/[^/\s]+/jobs/[^/\s]+")
 
@@ -87,6 +87,7 @@ class Client:
         budget: Mapping[str, float] | None = None,
         job_id: str | None = None,
         labels: Mapping[str, str] | None = None,
+        priority: int = 0,
         request_id: str | None = None,
         timeout_s: float | None = None,
     ) -> Job:
@@ -114,6 +115,7 @@ class Client:
                 the best so far is certified.
             job_id: Last component of the job's name; None lets the server choose.
             labels: Free labels.
+            priority: Jobs of a higher one are leased first, -1000 to 1000.
             request_id: The same one again returns the same job; None makes one, so that the client's own
                 retries are safe.
             timeout_s: Deadline; None for the client's.
@@ -142,7 +144,7 @@ class Client:
         request = job_service_pb2.CreateJobRequest(
             parent=f"projects/{self.project}",
             job_id=job_id or "",
-            job=job_pb2.Job(spec=spec, labels=labels or {}),
+            job=job_pb2.Job(spec=spec, labels=labels or {}, priority=check_whole("priority", priority)),
             request_id=request_id or uuid.uuid4().hex,
         )
         created = self._connection.call(self._stub.CreateJob, request, timeout_s=timeout_s)
@@ -160,17 +162,44 @@ class Client:
         """Ask for a job's end; see `Job.cancel`."""
         return self.job(name_or_id).cancel(timeout_s=timeout_s)
 
-    def list(self, *, states: Iterable[JobState] = (), project: str | None = None) -> Iterator[JobInfo]:
-        """Jobs, newest first, fetched page by page as they are consumed.
+    def pause(self, name_or_id: str, *, timeout_s: float | None = None) -> JobInfo:
+        """Have nobody work on a job for a while; see `Job.pause`."""
+        return self.job(name_or_id).pause(timeout_s=timeout_s)
+
+    def resume(self, name_or_id: str, *, timeout_s: float | None = None) -> JobInfo:
+        """Go on with a paused job; see `Job.resume`."""
+        return self.job(name_or_id).resume(timeout_s=timeout_s)
+
+    def retry(self, name_or_id: str, *, job_id: str | None = None, timeout_s: float | None = None) -> Job:
+        """Try a job again that failed or was cancelled; see `Job.retry`."""
+        return self.job(name_or_id).retry(job_id=job_id, timeout_s=timeout_s)
+
+    def delete(self, name_or_id: str, *, allow_missing: bool = False, timeout_s: float | None = None) -> None:
+        """Forget a job that has ended; see `Job.delete`."""
+        self.job(name_or_id).delete(allow_missing=allow_missing, timeout_s=timeout_s)
+
+    def list(
+        self,
+        *,
+        states: Iterable[JobState] = (),
+        labels: Mapping[str, str] | None = None,
+        order_by: str = "",
+        project: str | None = None,
+    ) -> Iterator[JobInfo]:
+        """Jobs, newest first or in another order, fetched page by page as they are consumed.
 
         Args:
             states: Only jobs in one of these; empty for all.
+            labels: Only jobs that have all of these.
+            order_by: ``create_time``, ``update_time`` or ``priority``, with `` desc`` behind it for the highest first.
             project: Another project than the client's; ``-`` for all.
         """
         request = job_service_pb2.ListJobsRequest(
             parent=f"projects/{self.project if project is None else project}",
             page_size=self._connection.config.page_size,
             states=[convert.state_number(state) for state in states],
+            labels=labels or {},
+            order_by=order_by,
         )
         while True:
             page = self._connection.call(self._stub.ListJobs, request)

@@ -121,6 +121,8 @@ def job_info(job: pb.Job) -> types.JobInfo:
         multiple=spec.multiple or 1,
         stage=spec.stage or 2,
         budget={field.name: value for field, value in spec.budget.ListFields()},
+        priority=job.priority,
+        retry_of=job.retry_of,
     )
 
 
@@ -141,6 +143,9 @@ def event(message: pb.JobEvent) -> types.Event:
             return types.WarningRaised(sequence, time, message.warning.reason, message.warning.message)
         case "leased":
             return types.Leased(sequence, time, message.leased.coordinator, message.leased.epoch)
+        case "updated":
+            updated = message.updated
+            return types.Updated(sequence, time, tuple(updated.fields), dict(updated.labels), updated.priority)
         case _:
             return types.Event(sequence, time)
 

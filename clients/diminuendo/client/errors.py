@@ -7,6 +7,7 @@
     ├── NotFoundError             no such job, network or content
     ├── AlreadyExistsError        the name, or the request_id with another content, is taken
     ├── FailedPreconditionError   not in the job's present state
+    ├── ConflictError             the job is not as it was when its etag was read
     ├── WaitTimeoutError          `Job.wait` ran out of the time it was given; the job goes on
     └── DownloadError             a result could not be fetched whole
         └── FolderNotEmptyError   the folder holds something else; nothing was written
@@ -84,6 +85,10 @@ class AlreadyExistsError(DiminuendoError):
 
 class FailedPreconditionError(DiminuendoError):
     """Not possible in the job's present state (FAILED_PRECONDITION). Not retried."""
+
+
+class ConflictError(DiminuendoError):
+    """The job has changed since its etag was read (ABORTED). Not retried: read it, and decide again."""
 
 
 class WaitTimeoutError(DiminuendoError, TimeoutError):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from diminuendo.client import convert
 from diminuendo.client.download import download
 from diminuendo.client.errors import DiminuendoError, FailedPreconditionError, ServerError, WaitTimeoutError
 from diminuendo.client.rpc import Backoff, Connection
-from diminuendo.client.types import Event, JobInfo, JobState, StateChanged
+from diminuendo.client.types import Event, JobInfo, JobState, StateChanged, check_whole
 
 
 @dataclass(slots=True)
@@ -106,6 +107,96 @@ class Job:
         """
         request = job_service_pb2.CancelJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
         return convert.job_info(self._connection.call(self._stub.CancelJob, request, timeout_s=timeout_s))
+
+    def pause(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
+        """Have nobody work on the job for a while: evaluations under way are given up, finished ones are kept.
+
+        Pausing a job that is being or has been paused changes nothing.
+
+        Raises:
+            FailedPreconditionError: It is being cancelled, or has ended.
+            NotFoundError: There is no such job.
+        """
+        request = job_service_pb2.PauseJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
+        return convert.job_info(self._connection.call(self._stub.PauseJob, request, timeout_s=timeout_s))
+
+    def resume(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
+        """Go on from the last committed step of a paused job; a job that is not paused stays as it is.
+
+        Raises:
+            FailedPreconditionError: It is being cancelled, or has ended.
+            NotFoundError: There is no such job.
+        """
+        request = job_service_pb2.ResumeJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
+        return convert.job_info(self._connection.call(self._stub.ResumeJob, request, timeout_s=timeout_s))
+
+    def retry(self, *, job_id: str | None = None, request_id: str | None = None, timeout_s: float | None = None) -> Job:
+        """Queue another job of the same wishes, labels and priority, which pays for no evaluation again.
+
+        Args:
+            job_id: Of the new job; None lets the server choose.
+
+        Returns:
+            The new job. This one stays as it ended.
+
+        Raises:
+            FailedPreconditionError: This one neither failed nor was cancelled.
+            AlreadyExistsError: The job_id is taken.
+        """
+        request = job_service_pb2.RetryJobRequest(
+            name=self._name, job_id=job_id or "", request_id=request_id or uuid.uuid4().hex
+        )
+        created = self._connection.call(self._stub.RetryJob, request, timeout_s=timeout_s)
+        return Job(self._connection, created.name)
+
+    def update(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        etag: str = "",
+        request_id: str | None = None,
+        timeout_s: float | None = None,
+    ) -> JobInfo:
+        """Set labels, priority or both; None leaves them as they are.
+
+        Args:
+            labels: All of the labels that the job is to have.
+            etag: When given, the job must not have changed since it was read.
+
+        Raises:
+            InvalidArgumentError: Nothing is to be set, or a value is wrong.
+            ConflictError: The job has changed since the etag was read.
+            FailedPreconditionError: It has ended, and its priority was to be set.
+        """
+        wanted = {"labels": labels, "priority": priority}
+        job = job_pb2.Job(
+            name=self._name,
+            labels=labels or {},
+            priority=0 if priority is None else check_whole("priority", priority),
+            etag=etag,
+        )
+        request = job_service_pb2.UpdateJobRequest(
+            job=job,
+            update_mask=FieldMask(paths=[name for name, value in wanted.items() if value is not None]),
+            request_id=request_id or uuid.uuid4().hex,
+        )
+        return convert.job_info(self._connection.call(self._stub.UpdateJob, request, timeout_s=timeout_s))
+
+    def delete(self, *, etag: str = "", allow_missing: bool = False, timeout_s: float | None = None) -> None:
+        """Forget a job that has ended, with its log; what was evaluated stays known to other jobs.
+
+        Args:
+            etag: When given, the job must not have changed since it was read.
+            allow_missing: Whether a job that is not there counts as deleted.
+
+        Raises:
+            FailedPreconditionError: It has not ended.
+            ConflictError: The job has changed since the etag was read.
+            NotFoundError: There is no such job.
+        """
+        request = job_service_pb2.DeleteJobRequest(name=self._name, etag=etag, allow_missing=allow_missing)
+        self._connection.call(self._stub.DeleteJob, request, timeout_s=timeout_s)
 
     def download(self, folder: Path | str) -> Path:
         """Write the result folder, each file checked against its SHA-256; resumes what an earlier try left.

@@ -35,6 +35,7 @@ _CLASSES: dict[grpc.StatusCode, type[errors.DiminuendoError]] = {
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
+    grpc.StatusCode.ABORTED: errors.ConflictError,
 }
 
 

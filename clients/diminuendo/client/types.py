@@ -29,6 +29,8 @@ class JobState(StrEnum):
     CANCELLED = "CANCELLED"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
+    PAUSING = "PAUSING"
+    PAUSED = "PAUSED"
 
     @property
     def final(self) -> bool:
@@ -147,6 +149,8 @@ class JobInfo:
         failure: Set when it failed.
         last_sequence: Sequence number of its newest event.
         epoch: Number of leases that it has had.
+        priority: Jobs of a higher one are leased first.
+        retry_of: Name of the job that it is another try of; empty when it is none.
     """
 
     name: str
@@ -176,6 +180,8 @@ class JobInfo:
     multiple: int = 1
     stage: int = 2
     budget: Mapping[str, float] = field(default_factory=dict)
+    priority: int = 0
+    retry_of: str = ""
 
     @property
     def job_id(self) -> str:
@@ -253,6 +259,19 @@ class Leased(Event):
 
     coordinator: str
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Updated(Event):
+    """The owner changed the job; `labels` and `priority` are what they are since then.
+
+    Attributes:
+        fields: Names of what was set.
+    """
+
+    fields: tuple[str, ...]
+    labels: Mapping[str, str]
+    priority: int
 
 
 def check_delta(value: float | str) -> float:

@@ -107,6 +107,8 @@ def job_table(job: JobInfo) -> Table:
         "effort": f"{job.effort}, stage {job.stage}, seed {job.seed}",
         "budget": ", ".join(f"{most:g} {kind}" for kind, most in job.budget.items()),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
+        "priority": str(job.priority) if job.priority else "",
+        "retry of": job.retry_of,
         "created": _when(job.create_time),
         "started": _when(job.start_time),
         "ended": _when(job.end_time),

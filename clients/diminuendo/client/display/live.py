@@ -24,6 +24,8 @@ _STYLES = {
     JobState.QUEUED: "yellow",
     JobState.RUNNING: "cyan",
     JobState.CANCELLING: "yellow",
+    JobState.PAUSING: "yellow",
+    JobState.PAUSED: "yellow",
     JobState.CANCELLED: "magenta",
     JobState.SUCCEEDED: "green",
     JobState.FAILED: "red",

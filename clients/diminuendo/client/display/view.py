@@ -89,6 +89,8 @@ def advance(view: View, event: Event) -> View:
 def _note_of(state: JobState) -> str:
     if state is JobState.QUEUED:
         return _WAITING
-    if state is JobState.CANCELLING:
+    if state in (JobState.CANCELLING, JobState.PAUSING):
         return "waiting for the coordinator to let go"
+    if state is JobState.PAUSED:
+        return "nobody works on it until it is resumed"
     return _LEASED if state is JobState.RUNNING else ""

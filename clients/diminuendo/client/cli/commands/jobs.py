@@ -1,4 +1,4 @@
-"""`diminuendo watch | get | list | cancel | download`."""
+"""`diminuendo watch | get | list | cancel | pause | resume | retry | update | delete | download`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from rich.console import Console
 
 from diminuendo.client.cli import options, report
 from diminuendo.client.display.page import page
+from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.types import JobState, check_choice
 
-State = Literal["queued", "running", "cancelling", "cancelled", "succeeded", "failed"]
+State = Literal["queued", "running", "pausing", "paused", "cancelling", "cancelled", "succeeded", "failed"]
 _STATES = get_args(State)
 
 
@@ -42,14 +43,25 @@ def list_jobs(
         list[str] | None,
         typer.Option("--state", metavar=f"<{'|'.join(_STATES)}>", help="Only jobs in this state; repeatable."),
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Only jobs that have it; repeatable.")
+    ] = None,
+    order_by: Annotated[
+        str,
+        typer.Option(
+            "--order-by",
+            metavar="FIELD",
+            help="create_time, update_time or priority; 'FIELD desc' begins with the highest.",
+        ),
+    ] = "create_time desc",
     output: options.Output = "table",
     server: options.Server = options.SERVER,
     project: Annotated[str, typer.Option("--project", show_default=True, help="Project; - for all.")] = "default",
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first or in another order."""
     states = [JobState(check_choice("state", word.lower(), State).upper()) for word in state or ()]
     with options.connect(server, project) as client:
-        jobs = list(client.list(states=states))
+        jobs = list(client.list(states=states, labels=options.labels_of(label or []), order_by=order_by))
     if output == "json":
         typer.echo(report.as_json(jobs))
     else:
@@ -61,6 +73,70 @@ def cancel(name: options.Name, server: options.Server = options.SERVER, project:
     with options.connect(server, project) as client:
         job = client.cancel(name)
     typer.echo(f"{job.name} {job.state.value}")
+
+
+def pause(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+    """Have nobody work on a job for a while; what was evaluated is kept. Prints its name and state."""
+    with options.connect(server, project) as client:
+        job = client.pause(name)
+    typer.echo(f"{job.name} {job.state.value}")
+
+
+def resume(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+    """Go on with a paused job from its last step; prints its name and state."""
+    with options.connect(server, project) as client:
+        job = client.resume(name)
+    typer.echo(f"{job.name} {job.state.value}")
+
+
+def retry(
+    name: options.Name,
+    job_id: Annotated[str | None, typer.Option("--job-id", help="Id of the new job; the server chooses one.")] = None,
+    server: options.Server = options.SERVER,
+    project: options.Project = "default",
+) -> None:
+    """Try a job again that failed or was cancelled, as a new job that remembers every evaluation; prints its name."""
+    with options.connect(server, project) as client:
+        typer.echo(client.retry(name, job_id=job_id).name)
+
+
+def update(
+    name: options.Name,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="Set this label; the others stay. Repeatable."),
+    ] = None,
+    remove_label: Annotated[
+        list[str] | None, typer.Option("--remove-label", metavar="KEY", help="Remove this label. Repeatable.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", help="Higher ones run first, -1000 to 1000.", show_default=False)
+    ] = None,
+    server: options.Server = options.SERVER,
+    project: options.Project = "default",
+) -> None:
+    """Set a job's labels or priority; prints its name and state. Fails when somebody else changes the job meanwhile."""
+    wanted, unwanted = options.labels_of(label or []), remove_label or []
+    with options.connect(server, project) as client:
+        job = client.job(name)
+        if not wanted and not unwanted:
+            info = job.update(priority=priority)
+        else:
+            before = job.info()
+            for key in unwanted:
+                if key not in before.labels:
+                    raise InvalidArgumentError.of("remove-label", f"{key!r} is no label of {before.name}")
+            labels = {k: v for k, v in before.labels.items() if k not in unwanted} | wanted
+            info = job.update(labels=labels, priority=priority, etag=before.etag)
+    typer.echo(f"{info.name} {info.state.value}")
+
+
+def delete(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+    """Forget a job that has ended, with its log; downloaded results stay. Prints its name."""
+    with options.connect(server, project) as client:
+        job = client.job(name)
+        job.delete()
+    typer.echo(f"{job.name} deleted")
 
 
 def download(

@@ -15,6 +15,7 @@ def submit(
     wishes: options.Wishes,
     job_id: Annotated[str | None, typer.Option("--job-id", help="Id of the job; the server chooses one.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")] = None,
+    priority: Annotated[int, typer.Option("--priority", help="Higher ones run first, -1000 to 1000.")] = 0,
     request_id: Annotated[
         str | None, typer.Option("--request-id", help="The same one again gives the same job.")
     ] = None,
@@ -32,6 +33,7 @@ def submit(
             **asked,
             job_id=job_id,
             labels=options.labels_of(label or []),
+            priority=priority,
             request_id=request_id,
         )
         typer.echo(job.name)
