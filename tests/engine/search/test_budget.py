@@ -89,10 +89,13 @@ def test_what_is_short_is_shared_between_counts_and_epochs() -> None:
     assert (less.first_epochs, less.kept_epochs, less.move_epochs) == (21 / 32, 43 / 32, 65 / 32)
     assert (less.growths, less.final_epochs) == ((1.0,), 12)
     assert less.window == 8 // 3
-    # Of 120 a quarter pays for two full tunings, of 24 for half of one.
-    more, fewer = (budget.scaled(State(replace(QUICK, **with_budget(epochs=n))), QUICK_SETTINGS) for n in (120, 24))
+    # Of 120 a quarter pays for two full tunings; half of 24 pays for one, half of 18 for a shorter one.
+    more, fewer, fewest = (
+        budget.scaled(State(replace(QUICK, **with_budget(epochs=n))), QUICK_SETTINGS) for n in (120, 24, 18)
+    )
     assert (more.growths, more.final_epochs) == ((1.0, 1.4), 12)
-    assert (fewer.growths, fewer.final_epochs) == ((1.0,), 6)
+    assert (fewer.growths, fewer.final_epochs) == ((1.0,), 12)
+    assert (fewest.growths, fewest.final_epochs) == ((1.0,), 9)
     assert budget.scaled(State(replace(QUICK, **with_budget(epochs=188))), QUICK_SETTINGS) is QUICK_SETTINGS
     assert budget.scaled(State(QUICK), QUICK_SETTINGS) is QUICK_SETTINGS
 
@@ -104,7 +107,7 @@ def test_what_certification_takes() -> None:
     assert finals.total(lineage=6) == 3 * 12 + 6 + 12
     assert finals.total(lineage=20) == 3 * 12 + 23.5
     few = State(replace(QUICK, **with_budget(epochs=12)))
-    assert budget.finals(few, QUICK_SETTINGS) == Finals(count=2, epochs=3, control=12 / 8)
+    assert budget.finals(few, QUICK_SETTINGS) == Finals(count=1, epochs=6, control=12 / 8)
     # Of 10 evaluations (10 - 1) // 3 = 3 are finalists, beside the control.
     by_number = State(replace(QUICK, **with_budget(evaluations=10)))
     assert budget.finals(by_number, QUICK_SETTINGS).count == 3

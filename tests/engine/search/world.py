@@ -64,6 +64,7 @@ class World:
         own: Weight of the owner's loss as the recipe has it; None: the search finds it.
         learned_by_heart: Factor on divergence and drop under the full weight of the owner's loss.
         cured: Share of drop and divergence that is left after two dozen epochs.
+        stricter: Points by which drops are larger on the sealed half.
         off: Factor by which networks are slower, measured whole, than the sum of the table says.
     """
 
@@ -74,6 +75,7 @@ class World:
     own: float | None = 1.0
     learned_by_heart: float = 1.0
     cured: float = 1.0
+    stricter: float = 0.0
     off: float = 1.0
     answered: list[int] = field(default_factory=list)
 
@@ -174,9 +176,8 @@ class World:
 
     def judge(self, question: Judge) -> Judged:
         plans = [Plan(tuned.choices) for tuned in question.finalists]
-        verdicts = tuple(
-            Verdict(98.0 - self.drop(p), self.drop(p), self.drop(p) - 0.5, self.drop(p) + 0.5) for p in plans
-        )
+        drops = [self.drop(plan) + self.stricter for plan in plans]
+        verdicts = tuple(Verdict(98.0 - drop, drop, drop - 0.5, drop + 0.5) for drop in drops)
         original = profile_of(self.total())
         profiles = tuple(profile_of(self.whole(p)) for p in plans)
         return Judged(

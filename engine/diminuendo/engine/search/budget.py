@@ -33,8 +33,9 @@ CONTROL_SHARE = 8
 """The dense control takes at most one part in so many of a budget: an epoch of the original is dear, and tells little
 of a network that has become worse."""
 
-FINALS_SHARE = 2
-"""Certification takes at most one part in so many of the epochs there are."""
+FINALS_SHARE = 0.5
+"""Full tunings take at most this part of the epochs there are: one long tuning of a smaller candidate ends at a better
+ratio than many brief ones of milder candidates."""
 
 AFTER_SHARE = 8
 """One part in so many of a short budget is kept for making finalists smaller, or for bringing them inside delta."""
@@ -124,15 +125,14 @@ def scaled(state: State, settings: Settings) -> Settings:
     """An effort's amounts, smaller where the budget is too small for them.
 
     The full tuning is shortened last: a candidate gains more by it than the search by further candidates. There are as
-    many finalists as a part of the budget pays for in full, at least one; another part is kept for what comes after
-    them.
+    many finalists as a quarter of the budget pays for in full, at least one; another part is kept for what comes
+    after them.
     """
     request, most = state.request, epochs_in_all(state)
     if most >= _rounds(request, settings, Finals(len(settings.growths), settings.final_epochs)):
         return settings
-    part = most / (2 * FINALS_SHARE)
-    each = min(settings.final_epochs, whole(part))
-    finalists = min(len(settings.growths), max(1, int(part / each)))
+    each = min(settings.final_epochs, whole(most * FINALS_SHARE))
+    finalists = min(len(settings.growths), max(1, int(most * FINALS_SHARE / 2 / each)))
     kept_back = finalists * each + most / CONTROL_SHARE + most / AFTER_SHARE
     search = sum(count * epochs for count, epochs in _each(request, settings))
     share = min(1.0, max(0.0, most - kept_back) / search)
@@ -201,8 +201,8 @@ def finals(state: State, settings: Settings) -> Finals:
     if math.isfinite(evaluations := of(state.request, "evaluations")):
         count = min(count, max(1, int(evaluations - 1) // 3))
     if math.isfinite(most):
-        each = min(each, whole(most / (2 * FINALS_SHARE)))
-        count = min(count, max(1, int(most / (FINALS_SHARE * each))))
+        each = min(each, whole(most * FINALS_SHARE))
+        count = min(count, max(1, int(most * FINALS_SHARE / each)))
     return Finals(count, each, _control_most(state))
 
 

@@ -320,7 +320,7 @@ def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs
         return Proposal(Plan(base.choices), "ease", base, epochs)
     growth = min(max(expected / (SURE * delta), LEAST_GROWTH), MOST_GROWTH)
     target = int(standing.amount(base) * growth)
-    if target >= standing.space.amount(standing.space.total):
+    if target >= min(map(standing.amount, standing.inside_all), default=standing.space.amount(standing.space.total)):
         return None
     plan = moves.anneal(
         standing.surrogate,

@@ -41,8 +41,9 @@ from diminuendo.engine.search.work import (
     Work,
 )
 
-LEAST_JUDGED = 2
-"""Candidates inside delta that are judged on the sealed half, if there are so many."""
+RESERVES, RESERVE_STEP = 4, 1.3
+"""Larger candidates inside delta that are judged beside the finalists, and how much larger each is than the one before:
+all finalists descend from one candidate, and what the search half was too kind to is outside in all of them."""
 
 LEAST_FOR_RIVAL = 4
 """Candidates of the first round from which one of them is a second tuning of another one's plan."""
@@ -272,23 +273,36 @@ class Session:
     def _finals(self) -> list[Trial]:
         """The finalists that did not diverge, the smallest first; for a target the ones with the least drop.
 
-        Of those that were squeezed only the ones inside delta are judged. Where fewer than two are inside, the
-        smallest larger candidate inside delta is judged as it is, too: it is there, should the sealed half be stricter.
+        Of those that were squeezed only the ones inside delta are judged. So are, as they are, the smallest larger
+        candidates inside delta, and the largest one: they are there, should the sealed half be stricter.
         """
+        finals = self._tuned_in_full()
+        if self._state.request.target is not None:
+            standing = self._standing
+            return sorted(finals, key=lambda t: (standing.estimates[t.index], t.index))
+        finals += self._reserves(finals)
+        return sorted(finals, key=lambda t: (self._space.amount(t.cost), t.index))
+
+    def _tuned_in_full(self) -> list[Trial]:
         standing = self._standing
-        finals = [
+        return [
             t
             for t in self._state.trials
             if t.weights is not None
             and (t.role in ("final", "ease") or (t.role == "squeeze" and standing.inside(t, standing.delta)))
         ]
-        if self._state.request.target is not None:
-            return sorted(finals, key=lambda t: (standing.estimates[t.index], t.index))
-        inside = [t for t in finals if standing.inside(t, standing.delta)]
-        least = max((standing.amount(t) for t in inside), default=0)
-        if finals and len(inside) < LEAST_JUDGED:
-            finals += [t for t in standing.inside_all if t not in finals and standing.amount(t) > least][:1]
-        return sorted(finals, key=lambda t: (self._space.amount(t.cost), t.index))
+
+    def _reserves(self, finals: Sequence[Trial]) -> list[Trial]:
+        """Candidates inside delta that are larger than the finalists inside it, none where there is no finalist."""
+        standing = self._standing
+        least = max((standing.amount(t) for t in finals if standing.inside(t, standing.delta)), default=0)
+        larger = [t for t in standing.inside_all if t.weights is not None and t not in finals]
+        chosen: list[Trial] = []
+        for trial in larger if finals else ():
+            if standing.amount(trial) > least:
+                chosen.append(trial)
+                least = int(standing.amount(trial) * RESERVE_STEP)
+        return [*chosen[: RESERVES - 1], *chosen[RESERVES - 1 :][-1:]]
 
     def _cool(self, before: Trial | None) -> None:
         """A step that brought nothing better was too long: the next ones are shorter."""
@@ -396,7 +410,7 @@ class Session:
             self.outcome = Failed("INTERNAL", "every finalist diverged in its full tuning; lower the learning rate")
             return
         if state.request.stage == 2 and state.request.target is None:
-            again = self._again(finals)
+            again = self._again(self._tuned_in_full())
             if again is not None:
                 self._push_all([again])
                 return
