@@ -125,7 +125,15 @@ def test_the_smallest_candidate_that_full_tuning_is_trusted_with_is_gone_on_from
     assert found.incumbent is found.trials[1]
     assert propose.base_of(found, SETTINGS) is found.trials[2]
     assert propose.base_of(found, replace(SETTINGS, final_epochs=0)) is found.trials[1]
-    assert [p.parent for p in propose.finalists(found, SETTINGS)] == [found.trials[2]] * len(SETTINGS.growths)
+    (smallest, *larger) = propose.finalists(found, SETTINGS)
+    assert (smallest.parent, smallest.plan) == (found.trials[2], Plan(found.trials[2].choices))
+    assert len(larger) == len(SETTINGS.growths) - 1
+
+
+def test_finalists_that_are_much_larger_do_not_inherit_the_best_ones_faults() -> None:
+    found = standing((2.0, 0.25), (4.0, 0.9))
+    settings = replace(SETTINGS, growths=(1.0, 1.15, 1.35))
+    assert [p.parent for p in propose.finalists(found, settings)] == [found.trials[1], found.trials[1], None]
 
 
 def test_a_finalist_outside_delta_is_tuned_on_or_given_capacity() -> None:

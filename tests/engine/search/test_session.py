@@ -194,7 +194,7 @@ def test_candidates_start_from_their_parents_weights(world: World) -> None:
     session, parents = Session(REQUEST), 0
     while session.outcome is None:
         work = session.ask()[0]
-        if isinstance(work.question, Evaluate) and work.subject.startswith(("keep", "bracket", "move", "final")):
+        if isinstance(work.question, Evaluate) and work.subject.startswith(("keep", "bracket", "move")):
             assert work.question.parent is not None
             parents += 1
         session.tell(world.run(work))

@@ -42,6 +42,9 @@ NEAR = 2.0
 SURE = 0.9
 """Full tuning is trusted to bring a candidate inside delta where its forecast is below this share of it."""
 
+FRESH = 1.2
+"""A finalist that has more than this of the best one's params starts from the stored factors, not from its weights."""
+
 LEAST_GROWTH, MOST_GROWTH = 1.1, 2.0
 """Params that a finalist outside delta is given, relative to its own: drops grow about as the ratio does."""
 
@@ -336,9 +339,10 @@ def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
     """Candidates to tune in full: the smallest that this is expected to bring inside delta, and larger ones of it.
 
-    The best of many candidates looks better on the search half than it is. Growing keeps its tuned function and adds
-    capacity, so that the next larger finalist that holds on the sealed half can be had without searching again.
-    Where nothing is inside delta, the same is done from the nearest candidate.
+    The best of many candidates looks better on the search half than it is. A little larger ones keep its tuned function
+    and add capacity. Much larger ones are tuned from their own factors: what the best one's function has lost where
+    the search half does not see it would be theirs too. Where nothing is inside delta, the same is done from the
+    nearest candidate.
     """
     base = base_of(standing, settings) or standing.nearest
     if base is None:
@@ -355,5 +359,6 @@ def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
             )
         if plan is not None and target < standing.space.amount(standing.space.total):
             avoid.add(plan.key())
-            chosen.append(Proposal(plan, "final", base, settings.final_epochs))
+            parent = base if growth <= FRESH else None
+            chosen.append(Proposal(plan, "final", parent, settings.final_epochs))
     return chosen or [Proposal(Plan(base.choices), "final", base, settings.final_epochs)]
