@@ -15,6 +15,7 @@ import grpc
 import pytest
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from google.protobuf import field_mask_pb2
 from tests.contract.faults import faulty
 from tests.engine.search.world import World
 
@@ -70,7 +71,7 @@ async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[st
 
 
 def live(target: str) -> list[job_pb2.JobEvent]:
-    """One job's life, and another one's cancellation, as clients and a coordinator make them; all their events."""
+    """One job's life as clients and a coordinator make it, and all that an owner can do to others; all their events."""
     conductor = Conductor(target, threading.Event())
     with grpc.insecure_channel(target) as channel:
         jobs = job_service_pb2_grpc.JobServiceStub(channel)
@@ -80,8 +81,7 @@ def live(target: str) -> list[job_pb2.JobEvent]:
                 parent="projects/p", job_id=job_id, job=job_pb2.Job(spec=spec), request_id=f"create-{job_id}"
             )
             assert again(lambda create=create: jobs.CreateJob(create, timeout=10)).name.endswith(job_id)  # type: ignore[misc]
-        cancel = job_service_pb2.CancelJobRequest(name="projects/p/jobs/b", request_id="cancel")
-        again(lambda: jobs.CancelJob(cancel, timeout=10))
+        handled(jobs)
         asking = v1.LeaseJobRequest(coordinator="c", request_id="lease")
         given = conductor.call(conductor.stub.LeaseJob, asking, until=time.monotonic() + 20).lease
         lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=time.monotonic())
@@ -101,11 +101,34 @@ def live(target: str) -> list[job_pb2.JobEvent]:
         release = v1.ReleaseJobRequest(job_name=lease.job_name, epoch=lease.epoch, result=result)
         conductor.call(conductor.stub.ReleaseJob, release, until=time.monotonic() + 20)
         events: list[job_pb2.JobEvent] = []
-        for name in ("projects/p/jobs/a", "projects/p/jobs/b"):
+        for name in ("projects/p/jobs/a", "projects/p/jobs/b", "projects/p/jobs/c"):
             watch = job_service_pb2.WatchJobRequest(name=name)
             events += again(lambda watch=watch: list(jobs.WatchJob(watch, timeout=20)))  # type: ignore[misc]
+        delete = job_service_pb2.DeleteJobRequest(name="projects/p/jobs/c", allow_missing=True)
+        again(lambda: jobs.DeleteJob(delete, timeout=10))
     conductor.close()
     return events
+
+
+def handled(jobs: job_service_pb2_grpc.JobServiceStub) -> None:
+    """Have job b changed, paused, resumed and cancelled, and another try of it cancelled too."""
+    name = "projects/p/jobs/b"
+    update = job_service_pb2.UpdateJobRequest(
+        job=job_pb2.Job(name=name, labels={"team": "speech"}, priority=7),
+        update_mask=field_mask_pb2.FieldMask(paths=["labels", "priority"]),
+        request_id="update",
+    )
+    pause = job_service_pb2.PauseJobRequest(name=name, request_id="pause")
+    resume = job_service_pb2.ResumeJobRequest(name=name, request_id="resume")
+    cancel = job_service_pb2.CancelJobRequest(name=name, request_id="cancel")
+    retry = job_service_pb2.RetryJobRequest(name=name, job_id="c", request_id="retry")
+    second = job_service_pb2.CancelJobRequest(name="projects/p/jobs/c", request_id="cancel-c")
+    assert again(lambda: jobs.UpdateJob(update, timeout=10)).priority == 7
+    assert again(lambda: jobs.PauseJob(pause, timeout=10)).state == job_pb2.JOB_STATE_PAUSED
+    assert again(lambda: jobs.ResumeJob(resume, timeout=10)).state == job_pb2.JOB_STATE_QUEUED
+    assert again(lambda: jobs.CancelJob(cancel, timeout=10)).state == job_pb2.JOB_STATE_CANCELLED
+    assert again(lambda: jobs.RetryJob(retry, timeout=10)).retry_of == name
+    again(lambda: jobs.CancelJob(second, timeout=10))
 
 
 async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_path: Path, now: list[int]) -> None:
@@ -118,8 +141,9 @@ async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_pat
     expected_jobs = [replace(job, id=0) for job in await plain.list_jobs()]
     assert [replace(job, id=0) for job in await (await open_store()).list_jobs()] == expected_jobs
     await plain.close()
-    written = ("create_job", "cancel_job", "lease_job", "heartbeat", "report_evaluation", "commit_step", "release_job")
-    for method in (*written, "read_events", "get_evaluations"):
+    asked = ("create_job", "update_job", "pause_job", "resume_job", "cancel_job", "retry_job", "delete_job")
+    written = ("lease_job", "heartbeat", "report_evaluation", "commit_step", "release_job")
+    for method in (*asked, *written, "read_events", "get_evaluations"):
         assert faults.failed[method, "before"] >= 1, method
         assert faults.failed[method, "after"] >= 1, method
     assert faults.failed["commit_step", "after"] == EVALUATIONS
