@@ -136,6 +136,18 @@ def test_finalists_that_are_much_larger_do_not_inherit_the_best_ones_faults() ->
     assert [p.parent for p in propose.finalists(found, settings)] == [found.trials[1], found.trials[1], None]
 
 
+def test_where_none_is_inside_sizes_are_tried_near_the_one_that_full_tuning_may_bring_there() -> None:
+    """One candidate is larger by the factor that the forecast of 1.8 is outside by, not half of the way to 1x."""
+    found, one = standing((6.0, 1.8)), replace(SETTINGS, bracket=1)
+    assert propose.base_of(found, one) is None
+    growth = found.forecast(found.trials[0], one.final_epochs) / propose.SURE
+    assert 1.1 < growth < math.sqrt(6.0)
+    (near,) = propose.bracket(found, one)
+    assert found.space.cost(near.plan).params == pytest.approx(growth * found.trials[0].cost.params, rel=0.05)
+    (far,) = propose.bracket(found, replace(one, final_epochs=0))
+    assert found.space.cost(far.plan).params > found.space.cost(near.plan).params
+
+
 def test_a_finalist_outside_delta_is_tuned_on_or_given_capacity() -> None:
     found = standing((4.0, 1.1))
     final = found.trials[0]

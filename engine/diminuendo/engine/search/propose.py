@@ -167,7 +167,8 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
     """Sizes between the smallest candidate inside delta and the next one outside, from the former's weights.
 
     A candidate counts as inside when full tuning is expected to bring it there. Where the next one is far outside, they
-    end where more tuning may still bring delta. A few of them leave the end out.
+    end where more tuning may still bring delta. Where none is inside, their middle is where full tuning is expected to
+    be, if drops grow as the ratio does. A few of them leave the end out.
     """
     inside = base_of(standing, settings)
     parent = inside or standing.nearest
@@ -181,7 +182,9 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
         reach = 0.0 if crossed is None else total * math.exp(-crossed - 2 * FAR)
         cheap = max([*beyond, reach]) if beyond else dear / 2
     else:
-        dear, cheap = total, standing.amount(parent)
+        cheap = standing.amount(parent)
+        growth = max(LEAST_GROWTH, standing.forecast(parent, settings.final_epochs) / (SURE * standing.delta))
+        dear = min(total, cheap * growth**2)
     span = math.log(dear / max(1, min(cheap, dear)))
     parts = settings.bracket + (settings.bracket < FEW)
     proposals: list[Proposal] = []
