@@ -184,7 +184,7 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
     else:
         cheap = standing.amount(parent)
         growth = max(LEAST_GROWTH, standing.forecast(parent, settings.final_epochs) / (SURE * standing.delta))
-        dear = min(total, cheap * growth**2)
+        dear = int(min(total, cheap * growth**2))
     span = math.log(dear / max(1, min(cheap, dear)))
     parts = settings.bracket + (settings.bracket < FEW)
     proposals: list[Proposal] = []
