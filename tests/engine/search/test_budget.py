@@ -275,6 +275,62 @@ def test_the_time_between_two_drives_is_not_the_jobs() -> None:
     assert spent_s + executor.now - 1e9 <= 127.0
 
 
+# --- deadlines -----------------------------------------------------------------------------------------------
+
+
+def until(executor: Clocked, end: float, session: Session | None = None, known_from: float = 0.0) -> Run:
+    """Drive a session to a deadline on the executor's clock, of which nobody knows before `known_from`."""
+
+    def left() -> float | None:
+        return end - executor.now if executor.now >= known_from else None
+
+    journal, run = Kept(), Run()
+    run.outcome = drive(session or Session(QUICK), executor, journal, clock=executor.clock, left=left)
+    run.steps = journal.steps
+    return run
+
+
+@pytest.mark.parametrize("minutes", [0.5, 1.0, 2.0])
+def test_a_deadline_is_a_budget_of_minutes(minutes: float) -> None:
+    executor = Clocked(World())
+    run, budgeted = until(executor, 100.0 + 60 * minutes), timed(minutes)[0]
+    assert (run.finished.params_ratio, run.finished.drop) == (budgeted.params_ratio, budgeted.drop)
+    assert executor.now - 100.0 <= 60 * minutes + 6.0 + 1.0
+
+
+def test_a_deadline_that_is_set_or_moved_while_the_job_runs_is_kept() -> None:
+    whole = Clocked(World())
+    until(whole, math.inf)
+    set_late = Clocked(World())
+    run = until(set_late, 160.0, known_from=140.0)
+    assert run.finished.inside_delta
+    assert set_late.now <= 160.0 + 6.0 + 1.0 < whole.now
+    assert run.certificate["ended"] == "the deadline"
+
+
+def test_a_deadline_that_is_over_still_certifies_one_candidate() -> None:
+    run = until(Clocked(World()), 50.0)
+    assert run.finished.inside_delta
+    assert len([s for s in run.steps if s.candidate]) == 3  # one candidate, the control, one finalist
+
+
+def test_a_deadline_does_not_wait_for_a_job_that_nobody_drove_meanwhile() -> None:
+    executor, journal = Clocked(World()), Kept()
+    session = Session(QUICK)
+    drive(session, executor, journal, clock=executor.clock, left=lambda: 220.0 - executor.now)
+    later = Clocked(World())
+    later.now = 200.0
+    again = until(later, 220.0, Session.load(journal.states[8]))
+    assert again.finished.inside_delta
+    assert later.now <= 220.0 + 6.0 + 1.0
+
+
+def test_who_has_no_deadline_decides_as_if_there_were_none() -> None:
+    executor = Clocked(World())
+    run, free = until(executor, 0.0, known_from=math.inf), search()
+    assert run.finished == free.finished
+
+
 def test_without_minutes_nobody_asks_the_clock() -> None:
     def never() -> float:
         raise AssertionError

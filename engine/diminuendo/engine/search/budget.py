@@ -83,6 +83,11 @@ def of(request: Request, name: BudgetName) -> float:
     return dict(request.budget).get(name, math.inf)
 
 
+def minutes_of(state: State) -> float:
+    """Minutes that the job has in all: its budget's, or until its deadline; infinite when there is neither."""
+    return min(of(state.request, "minutes"), math.inf if state.end_s is None else state.end_s / 60)
+
+
 def spent(state: State) -> tuple[int, float]:
     """Evaluations and epochs that were paid for or are under way."""
     asked = [p.work.question for p in state.pending]
@@ -116,7 +121,7 @@ def dense_epoch_s(state: State) -> float:
 def epochs_in_all(state: State) -> float:
     """Epochs that the job has, those that were spent included; infinite without a budget."""
     most, speed = of(state.request, "epochs"), epoch_s(state)
-    if speed and math.isfinite(minutes := of(state.request, "minutes")):
+    if speed and math.isfinite(minutes := minutes_of(state)):
         most = min(most, state.epochs + max(0.0, 60 * minutes - state.elapsed_s) / speed)
     return most
 
@@ -210,7 +215,7 @@ def _control_most(state: State) -> float:
     request, dense = state.request, dense_epoch_s(state)
     most = of(request, "epochs") / CONTROL_SHARE
     if dense:
-        most = min(most, 60 * of(request, "minutes") / CONTROL_SHARE / dense)
+        most = min(most, 60 * minutes_of(state) / CONTROL_SHARE / dense)
     return most if math.isinf(most) else whole(most)
 
 
@@ -232,7 +237,7 @@ def room(state: State, settings: Settings, epochs: float, lineage: float) -> int
     if math.isfinite(most := of(request, "epochs")):
         kept_back = keep.total(max(lineage, longest(state))) + most / AFTER_SHARE
         left.append((most - so_far - kept_back) / max(1 / PART, epochs))
-    if (speed := epoch_s(state)) and math.isfinite(minutes := of(request, "minutes")) and state.trials:
+    if (speed := epoch_s(state)) and math.isfinite(minutes := minutes_of(state)) and state.trials:
         kept_back_s = _certify_s(state, keep, speed) + 60 * minutes / AFTER_SHARE
         left_s = 60 * minutes - state.elapsed_s - kept_back_s - (so_far - state.epochs) * speed
         left.append(left_s / speed / max(1 / PART, epochs))
@@ -246,7 +251,7 @@ def left(state: State) -> float:
     if evaluations + 1 > of(request, "evaluations"):
         return 0.0
     most = of(request, "epochs") - so_far
-    if speed and math.isfinite(minutes := of(request, "minutes")):
+    if speed and math.isfinite(minutes := minutes_of(state)):
         most = min(most, (60 * minutes - state.elapsed_s) / speed)
     return max(0.0, most)
 
@@ -259,7 +264,7 @@ def _certify_s(state: State, keep: Finals, speed: float) -> float:
 
 def due(state: State, settings: Settings) -> bool:
     """Whether the minutes that are left are those that certification needs."""
-    minutes, speed = of(state.request, "minutes"), epoch_s(state)
+    minutes, speed = minutes_of(state), epoch_s(state)
     if not math.isfinite(minutes):
         return False
     keep_s = _certify_s(state, finals(state, settings), speed) if speed else 0.0
@@ -274,7 +279,7 @@ def affordable(state: State, settings: Settings) -> Finals:
     request, planned, speed, lineage = state.request, finals(state, settings), epoch_s(state), longest(state)
     evaluations, so_far = spent(state)
     left = of(request, "epochs") - so_far
-    if speed and math.isfinite(minutes := of(request, "minutes")):
+    if speed and math.isfinite(minutes := minutes_of(state)):
         extra = max(0.0, (dense_epoch_s(state) or speed) - speed) * planned.control_epochs(lineage)
         left = min(left, (60 * minutes - state.elapsed_s - extra) / speed)
     if planned.total(lineage) > left:  # the control gives way first

@@ -71,6 +71,10 @@ class Journal(Protocol):
         ...
 
 
+DRIFT_S = 1.0
+"""A deadline that moves by less has not been moved."""
+
+
 class Stopped(Exception):  # noqa: N818 - not an error
     """Raised by `drive` when the journal says stop."""
 
@@ -82,6 +86,7 @@ def drive(
     *,
     poll_s: float = 0.5,
     clock: Callable[[], float] = time.monotonic,
+    left: Callable[[], float | None] | None = None,
 ) -> Finished | Failed:
     """Run the session to its end.
 
@@ -93,23 +98,28 @@ def drive(
         executor: Runs the works.
         journal: Keeps what must outlive this process.
         poll_s: Longest wait for an outcome.
-        clock: Seconds since any moment; asked only when the job has a budget of minutes, of which the time between
-            two drives of one session is no part.
+        clock: Seconds since any moment; asked only when the job has a budget of minutes or may have a deadline. The
+            time between two drives of one session is no part of a budget.
+        left: Seconds until the job's deadline, None while it has none; it may be set and moved while the job runs.
+            Left out: it never has one.
 
     Raises:
         Stopped: The journal asked to stop; everything committed so far stands.
     """
     held: dict[int, Done] = {}
     running: dict[int, str] = {}
-    before, start = session.elapsed_s, clock() if session.timed else 0.0
+    timed = session.timed or left is not None
+    before, start = session.elapsed_s, clock() if timed else 0.0
 
     def elapsed() -> float:
-        return before + clock() - start if session.timed else 0.0
+        return before + clock() - start if timed else 0.0
 
     while session.outcome is None:
         if journal.stopped():
             executor.cancel()
             raise Stopped
+        if left is not None:
+            _set_deadline(session, elapsed(), left())
         if session.timed and session.elapse(elapsed()):
             executor.cancel()
             running.clear()
@@ -133,7 +143,14 @@ def drive(
             running.pop(done.work.index, None)
             held[done.work.index] = done
         while session.outcome is None and session.next_index in held:
-            step = session.tell(held.pop(session.next_index).answer, elapsed_s=elapsed())
+            step = session.tell(held.pop(session.next_index).answer, elapsed_s=elapsed() if session.timed else 0.0)
             journal.commit(step, session)
     executor.cancel()
     return session.outcome
+
+
+def _set_deadline(session: Session, elapsed_s: float, left_s: float | None) -> None:
+    """Tell the session when the job is to end, where that has changed by more than two clocks drift apart."""
+    end_s = None if left_s is None else elapsed_s + left_s
+    if end_s is None or session.end_s is None or abs(end_s - session.end_s) > DRIFT_S:
+        session.end_by(end_s)

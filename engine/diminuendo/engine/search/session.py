@@ -12,6 +12,7 @@ outcomes give the same decisions, however many evaluators answer and in whatever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -135,13 +136,25 @@ class Session:
 
     @property
     def timed(self) -> bool:
-        """Whether the job has a budget of minutes, so that its driver is to call `elapse`."""
-        return "minutes" in dict(self._state.request.budget)
+        """Whether the job has a budget of minutes or a deadline, so that its driver is to call `elapse`."""
+        return math.isfinite(budget.minutes_of(self._state))
 
     @property
     def elapsed_s(self) -> float:
         """Seconds that the job has taken, as far as was told."""
         return self._state.elapsed_s
+
+    @property
+    def end_s(self) -> float | None:
+        """Seconds that the job is to have taken at the most, as was told last; None: it has no deadline."""
+        return self._state.end_s
+
+    def end_by(self, end_s: float | None) -> None:
+        """Be told of the job's deadline, as the seconds that it is to have taken then; None: there is none.
+
+        The search is made to fit, as to a budget of minutes. Like `elapse` an input that is part of the state.
+        """
+        self._state.end_s = end_s
 
     def elapse(self, elapsed_s: float) -> bool:
         """Be told how long the job has taken: when the minutes are spent, certify the best so far.
@@ -156,7 +169,9 @@ class Session:
         searching = state.stage in ("explore", "anneal") and bool(state.pending) and self.outcome is None
         if not searching or not budget.due(state, self._settings) or not self._standing.trials:
             return False
-        state.ended = f"the budget of {budget.of(state.request, 'minutes'):g} minutes"
+        minutes = budget.of(state.request, "minutes")
+        by_deadline = budget.minutes_of(state) < minutes
+        state.ended = "the deadline" if by_deadline else f"the budget of {minutes:g} minutes"
         state.asked = state.pending[0].work.index
         state.pending.clear()
         self._trials_changed()

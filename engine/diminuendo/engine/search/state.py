@@ -128,6 +128,7 @@ class State:
         tuning_s: Those of the evaluations.
         elapsed_s: Seconds that the job has taken, as far as its driver told.
         surveyed_s: Those of them before the first candidate.
+        end_s: What they are to be at the most: the job's deadline, as its driver told.
         ended: Why the search was told to end early; empty while it was not.
         warnings: All that were raised, as in `Step.warnings`.
     """
@@ -148,6 +149,7 @@ class State:
     tuning_s: float = 0.0
     elapsed_s: float = 0.0
     surveyed_s: float = 0.0
+    end_s: float | None = None
     ended: str = ""
     warnings: list[tuple[str, str]] = field(default_factory=list)
     version: int = STATE_VERSION
