@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
@@ -216,6 +217,27 @@ async def test_labels_and_priority_are_set_each_by_itself(store: Store, new_job:
         (["labels"], {"stage": "x"}, 3),
         (["priority"], {"stage": "x"}, -5),
     ]
+
+
+async def test_a_deadline_is_set_moved_and_taken_away(store: Store, new_job: NewJobs) -> None:
+    made = await store.create_job(replace(new_job("a"), deadline=5))
+    assert (await store.get_job(NAME)).deadline == made.deadline == 5
+    assert (await store.update_job(NAME, Update(priority=1))).deadline == 5
+    assert (await store.update_job(NAME, Update(deadline=7))).deadline == 7
+    assert (await lease(store)).job.deadline == 7
+    assert (await store.update_job(NAME, Update(deadline=0))).deadline is None
+    assert (await store.get_job(NAME)).deadline is None
+    events = (await store.read_events(NAME)).events
+    told = [(list(e.updated.fields), e.updated.deadline.ToMicroseconds()) for e in events if e.HasField("updated")]
+    assert told == [(["priority"], 5), (["deadline"], 7), (["deadline"], 0)]
+    assert not events[-1].updated.HasField("deadline")
+
+
+async def test_another_try_has_no_deadline(store: Store, new_job: NewJobs) -> None:
+    await ended(store, replace(new_job("a"), deadline=5), FAILURE)
+    assert (await store.retry_job(NAME, "projects/p/jobs/b")).deadline is None
+    with pytest.raises(JobEndedError, match="its deadline means nothing"):
+        await store.update_job(NAME, Update(deadline=7))
 
 
 async def test_a_job_that_has_changed_since_is_not_updated(store: Store, new_job: NewJobs) -> None:

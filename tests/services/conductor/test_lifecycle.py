@@ -8,9 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
+from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2, job_service_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from diminuendo.services.conductor.app import Running
 
@@ -93,10 +95,17 @@ async def test_labels_and_priority_are_updated(api: Api, failing: Failing) -> No
 @pytest.mark.parametrize(
     ("paths", "fields", "field", "says"),
     [
-        ((), {}, "update_mask", "is empty; name what is to be set: labels, priority"),
-        (("spec",), {}, "update_mask", "'spec' cannot be set; name labels or priority"),
+        ((), {}, "update_mask", "is empty; name what is to be set: labels, priority, deadline"),
+        (("spec",), {}, "update_mask", "'spec' cannot be set; name labels or priority or deadline"),
         (("*",), {}, "update_mask", "'*' cannot be set"),
         (("priority",), {"priority": 1001}, "job.priority", "1001 is no priority; give -1000 to 1000"),
+        (
+            ("deadline",),
+            {"deadline": Timestamp(seconds=-5)},
+            "job.deadline",
+            "-5 s and 0 ns are no time; give one",
+        ),
+        (("deadline",), {"deadline": Timestamp(seconds=1, nanos=-1)}, "job.deadline", "1 s and -1 ns are no time"),
         (("labels",), {"labels": {"No": "x"}}, "job.labels", "'No' is no label key"),
     ],
 )
@@ -120,6 +129,24 @@ async def test_a_job_is_created_with_a_priority_and_leased_by_it(api: Api, faili
     request.job.priority = -1001
     failure = await failing(api.jobs.CreateJob(request))
     assert list(failure.fields) == ["job.priority"]
+
+
+async def test_a_deadline_is_given_moved_and_taken_away_and_its_coordinator_hears(api: Api, failing: Failing) -> None:
+    request = api.request("a")
+    request.job.deadline.seconds, request.request_id = 2_000_000_000, "r"
+    job = await api.jobs.CreateJob(request)
+    assert job.deadline.seconds == 2_000_000_000
+    assert await api.jobs.CreateJob(request) == job
+    given = await api.lease()
+    assert given.job.deadline == job.deadline
+    beat = v1.HeartbeatRequest(job_name=job.name, epoch=given.epoch)
+    moved = await update(api, job.name, "deadline", deadline=Timestamp(seconds=3, nanos=7000))
+    assert (await api.coordinators.Heartbeat(beat)).deadline == moved.deadline == Timestamp(seconds=3, nanos=7000)
+    gone = await update(api, job.name, "deadline")
+    assert not gone.HasField("deadline")
+    assert not (await api.coordinators.Heartbeat(beat)).HasField("deadline")
+    request.job.deadline.seconds = 5
+    assert (await failing(api.jobs.CreateJob(request))).reason == "REQUEST_ID_REUSED"
 
 
 async def test_a_failed_job_is_retried_and_deleted(api: Api, failing: Failing) -> None:

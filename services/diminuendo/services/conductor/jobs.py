@@ -98,6 +98,7 @@ def create(new: NewJob, now: int) -> Draft:
         create_time=now,
         update_time=now,
         priority=new.priority,
+        deadline=new.deadline,
         retry_of=new.retry_of,
     )
     draft = Draft(job, now)
@@ -181,21 +182,29 @@ def update(job: Job, now: int, wanted: Update) -> Draft:
 
     Raises:
         EtagMismatchError: It has changed since the owner looked.
-        JobEndedError: It has ended, and its priority was to be set.
+        JobEndedError: It has ended, and its priority or deadline was to be set.
     """
     same_etag(job, wanted.etag)
-    if job.state.final and wanted.priority is not None:
-        raise JobEndedError(f"{job.name} is {job.state.name}: its priority means nothing; set labels", job=job.name)
+    void = [field for field in wanted.fields if field != "labels"]
+    if job.state.final and void:
+        means = f"its {' and '.join(void)} {'means' if len(void) == 1 else 'mean'} nothing"
+        raise JobEndedError(f"{job.name} is {job.state.name}: {means}; set labels", job=job.name)
     labels = job.labels if wanted.labels is None else wanted.labels
     priority = job.priority if wanted.priority is None else wanted.priority
-    draft = Draft(replace(job, labels=labels, priority=priority), now)
-    event = job_pb2.Updated(fields=wanted.fields, labels=draft.job.labels, priority=draft.job.priority)
+    deadline = job.deadline if wanted.deadline is None else wanted.deadline or None
+    draft = Draft(replace(job, labels=labels, priority=priority, deadline=deadline), now)
+    event = job_pb2.Updated(
+        fields=wanted.fields,
+        labels=labels,
+        priority=priority,
+        deadline=None if deadline is None else timestamp(deadline),
+    )
     draft.note(job_pb2.JobEvent(updated=event))
     return draft
 
 
 def retry(job: Job, name: str) -> NewJob:
-    """Another try of a job that failed or was cancelled.
+    """Another try of a job that failed or was cancelled. It has no deadline: that may be what ended it.
 
     Raises:
         JobNotRetriedError: It did neither.

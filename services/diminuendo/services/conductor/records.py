@@ -66,6 +66,7 @@ class Job:
         released: Digest of the last release, so that its retry is known.
         priority: Higher ones are leased first.
         retry_of: Name of the job that this one is another try of; empty when it is none.
+        deadline: When it is to end with its best model; None: it has no deadline.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Job:
     released: str = ""
     priority: int = 0
     retry_of: str = ""
+    deadline: int | None = None
 
     @property
     def etag(self) -> str:
@@ -111,6 +113,7 @@ class NewJob:
     labels: Mapping[str, str]
     priority: int = 0
     retry_of: str = ""
+    deadline: int | None = None
 
 
 class OrderName(StrEnum):
@@ -159,16 +162,17 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What an owner sets of a job; None leaves it as it is."""
+    """What an owner sets of a job; None leaves it as it is, a deadline of 0 takes the deadline away."""
 
     labels: Mapping[str, str] | None = None
     priority: int | None = None
+    deadline: int | None = None
     etag: str = ""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of what is set."""
-        return tuple(name for name in ("labels", "priority") if getattr(self, name) is not None)
+        return tuple(name for name in ("labels", "priority", "deadline") if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def to_job(job: Job) -> job_pb2.Job:
         epoch=job.epoch,
         priority=job.priority,
         retry_of=job.retry_of,
+        deadline=None if job.deadline is None else timestamp(job.deadline),
     )
 
 

@@ -20,8 +20,11 @@ LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
 MAX_LABELS = 64
 MAX_REQUEST_ID = 64
 MAX_PRIORITY = 1000
+LAST_SECOND = 253_402_300_799
+"""The last one of the year 9999, where timestamps end."""
+
 MAX_JOB_WAIT_S, DEFAULT_JOB_WAIT_S = 60, 30
-UPDATED = ("labels", "priority")
+UPDATED = ("labels", "priority", "deadline")
 """What an owner may set of a job."""
 _ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _COMPONENT_RULE = "1 to 63 characters of a-z, 0-9 and -"
@@ -53,6 +56,7 @@ def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, Reque
     _spec(problems, request.job.spec)
     check_labels(problems, request.job.labels)
     _priority(problems, request.job.priority)
+    deadline = _deadline(problems, request.job)
     problems.check()
     new = NewJob(
         name=_new_name(project, request.job_id),
@@ -60,11 +64,17 @@ def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, Reque
         spec=request.job.spec,
         labels=dict(request.job.labels),
         priority=request.job.priority,
+        deadline=deadline or None,
     )
     content = job_service_pb2.CreateJobRequest(
         parent=request.parent,
         job_id=request.job_id,
-        job=job_pb2.Job(spec=request.job.spec, labels=request.job.labels, priority=request.job.priority),
+        job=job_pb2.Job(
+            spec=request.job.spec,
+            labels=request.job.labels,
+            priority=request.job.priority,
+            deadline=request.job.deadline if request.job.HasField("deadline") else None,
+        ),
     )
     return new, _request(project, request.request_id, b"CreateJob:" + content.SerializeToString(deterministic=True))
 
@@ -109,10 +119,12 @@ def update_job(request: job_service_pb2.UpdateJobRequest) -> tuple[str, Update, 
         check_labels(problems, job.labels)
     if "priority" in paths:
         _priority(problems, job.priority)
+    deadline = _deadline(problems, job) if "deadline" in paths else None
     problems.check()
     wanted = Update(
         labels=dict(job.labels) if "labels" in paths else None,
         priority=job.priority if "priority" in paths else None,
+        deadline=deadline,
         etag=job.etag,
     )
     content = b"UpdateJob:" + request.SerializeToString(deterministic=True)
@@ -212,6 +224,20 @@ def _job_id(problems: Problems, job_id: str) -> None:
 def _priority(problems: Problems, priority: int) -> None:
     if abs(priority) > MAX_PRIORITY:
         problems.add("job.priority", f"{priority} is no priority; give -{MAX_PRIORITY} to {MAX_PRIORITY}")
+
+
+def _deadline(problems: Problems, job: job_pb2.Job) -> int:
+    """Microseconds since the epoch; 0 where there is none.
+
+    One that is over is legal, for a request that comes again: the job then ends with the first model that it certifies.
+    """
+    if not job.HasField("deadline"):
+        return 0
+    seconds, nanos = job.deadline.seconds, job.deadline.nanos
+    if not 0 < seconds <= LAST_SECOND or not 0 <= nanos < 10**9:
+        problems.add("job.deadline", f"{seconds} s and {nanos} ns are no time; give one from 1970 to 9999, in UTC")
+        return 0
+    return job.deadline.ToMicroseconds()
 
 
 def _components(*parts: str) -> bool:

@@ -61,6 +61,7 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             expire_time=timestamp(job.lease_expire_time or 0),
             cancel_requested=job.state is State.CANCELLING,
             pause_requested=job.state is State.PAUSING,
+            deadline=None if job.deadline is None else timestamp(job.deadline),
         )
 
     async def BatchGetEvaluations(

@@ -92,11 +92,11 @@ class Store(Protocol):
         ...
 
     async def update_job(self, name: str, wanted: Update, request: RequestId | None = None) -> Job:
-        """Set labels, priority or both.
+        """Set some of labels, priority and deadline.
 
         Raises:
             EtagMismatchError: The job has changed since the caller looked.
-            JobEndedError: It has ended, and its priority was to be set.
+            JobEndedError: It has ended, and its priority or deadline was to be set.
             RequestReusedError: The request's id came before with another content.
         """
         ...

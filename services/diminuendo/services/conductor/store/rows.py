@@ -54,6 +54,7 @@ def to_job(row: RowMapping) -> Job:
         released=row["released"],
         priority=-row["nice"],
         retry_of=row["retry_of"],
+        deadline=row["deadline"],
     )
 
 
@@ -84,6 +85,7 @@ def _mutable(job: Job) -> dict[str, Any]:
         "released": job.released,
         "labels": dict(job.labels),
         "nice": -job.priority,
+        "deadline": job.deadline,
     }
 
 

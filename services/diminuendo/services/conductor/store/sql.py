@@ -143,7 +143,7 @@ class SqlStore:
         return await self._write(lambda tx: owned.resume(tx, name, request))
 
     async def update_job(self, name: str, wanted: Update, request: RequestId | None = None) -> Job:
-        """Set labels, priority or both."""
+        """Set some of labels, priority and deadline."""
         return await self._write(lambda tx: owned.update(tx, name, wanted, request))
 
     async def retry_job(self, name: str, new_name: str, request: RequestId | None = None) -> Job:

@@ -61,6 +61,7 @@ jobs = Table(
     Column("released", String(128), nullable=False),
     Column("nice", Integer, nullable=False, server_default="0"),
     Column("retry_of", String(160), nullable=False, server_default=""),
+    Column("deadline", BigInteger),
     UniqueConstraint("name"),
     Index(None, "state", "nice", "id"),
     Index(None, "project", "id"),
