@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2, job_service_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from tests.services.coordinator.conftest import Executors, Server, until
 from tests.services.coordinator.workers import SCRIPTED, SLOW_WORLD, WORLD
 
@@ -103,6 +105,24 @@ def test_paused_midway_it_goes_on_when_it_is_resumed_and_decides_the_same(server
     other = server.create().name  # remembered outcomes, decided afresh without any pause
     run(server, executor, executors.folder)
     assert steps(server, other) == steps(server, name)
+
+
+def test_a_deadline_that_is_set_while_it_runs_ends_it_with_its_best_model(server: Server, executors: Executors) -> None:
+    name = server.create().name
+    executor = executors(SLOW_WORLD)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= 12)
+    wanted = job_pb2.Job(name=name, deadline=Timestamp(seconds=1))
+    mask = FieldMask(paths=["deadline"])
+    server.jobs.UpdateJob(job_service_pb2.UpdateJobRequest(job=wanted, update_mask=mask), timeout=10)
+    running.join(30)
+    assert not running.is_alive()
+    job = server.get(name)
+    assert (job.state, job.result.inside_delta) == (job_pb2.JOB_STATE_SUCCEEDED, True)
+    whole = server.create().name
+    run(server, executor, executors.folder)
+    assert job.progress.steps < server.get(whole).progress.steps
 
 
 def test_another_try_of_a_cancelled_job_pays_for_nothing_again(server: Server, executors: Executors) -> None:

@@ -13,6 +13,7 @@ from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2
 
 from diminuendo.services.common import logs
+from diminuendo.services.coordinator import translate
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
 from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError
 
@@ -76,6 +77,7 @@ class Heartbeat:
             self._refused(error)
         else:
             self._lease.extended(response.expire_time, asked_at=asked_at)
+            self._lease.deadline = translate.deadline_of(response)
             if response.cancel_requested:
                 self._lease.cancel_requested.set()
             if response.pause_requested:

@@ -52,7 +52,13 @@ class JobRunner:
         Raises:
             ClusterLostError: The Ray cluster is gone; the job was given back.
         """
-        lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=asked_at)
+        lease = HeldLease(
+            given.job.name,
+            given.epoch,
+            given.expire_time,
+            asked_at=asked_at,
+            deadline=translate.deadline_of(given.job),
+        )
         with logs.bound(job=lease.job_name, epoch=lease.epoch):
             log.info("job_started", next_step=given.next_step, state_bytes=len(given.session_state))
             beat = Heartbeat(
@@ -103,7 +109,7 @@ class JobRunner:
         session = _session(given, request, journal)
         before = self.executor.stats()
         try:
-            return self._to_its_end(session, journal)
+            return self._to_its_end(session, journal, lease)
         finally:
             self.executor.cancel()
             after = self.executor.stats()
@@ -115,19 +121,19 @@ class JobRunner:
                 idle_ready_s=round(after.idle_ready_seconds - before.idle_ready_seconds, 3),
             )
 
-    def _to_its_end(self, session: Session, journal: ConductorJournal) -> Finished | Failed:
+    def _to_its_end(self, session: Session, journal: ConductorJournal, lease: HeldLease) -> Finished | Failed:
         """Drive the search; where the store lost what its state refers to, from the beginning.
 
         Then outcomes that are whole are remembered, and the others are computed again.
         """
         for _ in range(MAX_RESTARTS):
-            outcome = drive(session, self.executor, journal)
+            outcome = drive(session, self.executor, journal, left=lease.left_s)
             if not (isinstance(outcome, Failed) and outcome.reason == "ARTIFACT_MISSING"):
                 return outcome
             log.warning("artifact_missing", reason=outcome.message)
             journal.warn("ARTIFACT_MISSING", f"the search starts again and computes what is lost: {outcome.message}")
             session = Session(session.request)
-        return drive(session, self.executor, journal)
+        return drive(session, self.executor, journal, left=lease.left_s)
 
     def _end(self, lease: HeldLease, outcome: Outcome | None) -> None:
         """Release the job; an outcome that the conductor refuses fails it, instead of being tried for ever."""

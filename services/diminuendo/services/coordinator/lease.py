@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import datetime
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,9 +25,18 @@ class HeldLease:
         cancel_requested: The job is to be stopped and released as cancelled.
         pause_requested: The job is to be stopped and released without an outcome.
         lost: The lease is over.
+        deadline: When the job is to end with its best model; None: it has no deadline.
     """
 
-    def __init__(self, job_name: str, epoch: int, expire_time: Timestamp, *, asked_at: float) -> None:
+    def __init__(
+        self,
+        job_name: str,
+        epoch: int,
+        expire_time: Timestamp,
+        *,
+        asked_at: float,
+        deadline: datetime | None = None,
+    ) -> None:
         """Take note of a lease that was given.
 
         Args:
@@ -34,7 +44,7 @@ class HeldLease:
         """
         self.job_name, self.epoch = job_name, epoch
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
-        self.lost = threading.Event()
+        self.lost, self.deadline = threading.Event(), deadline
         self.duration_s = _left_s(expire_time)
         self._until = asked_at + self.duration_s
 
@@ -47,6 +57,10 @@ class HeldLease:
     def unwanted(self) -> bool:
         """Whether the job is to be stopped."""
         return self.lost.is_set() or self.cancel_requested.is_set() or self.pause_requested.is_set()
+
+    def left_s(self) -> float | None:
+        """Seconds until the deadline, by this machine's clock; None: the job has no deadline."""
+        return None if self.deadline is None else self.deadline.timestamp() - time.time()
 
     def extended(self, expire_time: Timestamp, *, asked_at: float) -> None:
         """The conductor extended it."""

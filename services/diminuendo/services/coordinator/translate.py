@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2
 
 from diminuendo.engine.cost import ratio
@@ -25,6 +28,11 @@ _MAX_TEXT = 64 * 1024
 
 class UnknownSpecError(ValueError):
     """Raised for a job that a newer conductor accepted and this coordinator does not understand."""
+
+
+def deadline_of(message: job_pb2.Job | v1.HeartbeatResponse) -> datetime | None:
+    """The deadline that a message tells of."""
+    return message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None
 
 
 def to_request(spec: job_pb2.JobSpec) -> Request:
