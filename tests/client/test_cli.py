@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -107,7 +109,7 @@ def test_compress_and_submit_have_the_same_wishes() -> None:
     """By the options themselves: what one has and the other lacks is about where it runs."""
     compress, submit = ({option.name for option in cli.load(name).params} for name in ("compress", "submit"))
     assert compress - submit == {"weights", "data", "threads", "out", "work", "dry_run"}
-    assert submit - compress == {"job_id", "label", "priority", "request_id", "watch", "server", "project"}
+    assert submit - compress == {"job_id", "label", "priority", "deadline", "request_id", "watch", "server", "project"}
 
 
 @pytest.mark.parametrize(
@@ -375,6 +377,42 @@ def test_pause_resume_retry_and_delete_print_the_job(fake: FakeServer, run: Run)
     gone = run("delete", "j", "--project", "p")
     assert (gone.returncode, gone.stdout) == (2, "")
     assert "there is no job projects/p/jobs/j" in gone.stderr
+
+
+def test_deadlines_are_local_times_or_times_from_now(fake: FakeServer, run: Run) -> None:
+    fake.add(job_pb2.Job(name="projects/p/jobs/j"), [])
+    before = time.time()
+    assert run("update", "j", "--project", "p", "--deadline", "+90m").returncode == 0
+    asked = fake.asked(job_service_pb2.UpdateJobRequest)[-1]
+    assert list(asked.update_mask.paths) == ["deadline"]
+    assert before - 1 <= asked.job.deadline.seconds - 90 * 60 <= time.time()
+    assert run("update", "j", "--project", "p", "--deadline", "2100-01-31T18:00").returncode == 0
+    local = datetime(2100, 1, 31, 18).astimezone().timestamp()
+    assert fake.asked(job_service_pb2.UpdateJobRequest)[-1].job.deadline.seconds == local
+    assert run("submit", "zoo:digits", "--project", "p", "--deadline", "2100-01-31T18:00Z").returncode == 0
+    created = fake.asked(job_service_pb2.CreateJobRequest)[-1]
+    assert created.job.deadline.ToDatetime(tzinfo=UTC) == datetime(2100, 1, 31, 18, tzinfo=UTC)
+    assert run("update", "j", "--project", "p", "--no-deadline").returncode == 0
+    asked = fake.asked(job_service_pb2.UpdateJobRequest)[-1]
+    assert (list(asked.update_mask.paths), asked.job.HasField("deadline")) == (["deadline"], False)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--deadline", "2020-01-31"), "is over; give a time to come"),
+        (("--deadline", "soon"), "'soon' is no time; give one such as 2030-01-31T18:00"),
+        (("--deadline", "+99999999999d"), "is no time; give one such as"),
+        (("--deadline", "+1h", "--no-deadline"), "is beside no_deadline; give one of them"),
+    ],
+)
+def test_a_deadline_that_cannot_be_is_refused(fake: FakeServer, run: Run, words: tuple[str, ...], says: str) -> None:
+    fake.add(job_pb2.Job(name="projects/p/jobs/j"), [])
+    done = run("update", "j", "--project", "p", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "deadline: " in done.stderr
+    assert says in " ".join(done.stderr.split())
+    assert not fake.asked(job_service_pb2.UpdateJobRequest)
 
 
 def test_update_keeps_the_other_labels_and_guards_them(fake: FakeServer, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import grpc
@@ -200,8 +201,15 @@ def test_jobs_are_paused_changed_retried_and_deleted(conductor: Conductor) -> No
             job.update(priority=4, etag=before.etag)
         assert stale.value.reason == "ETAG_MISMATCH"
         assert job.update(priority=-4).priority == -4
-        with pytest.raises(InvalidArgumentError, match="name what is to be set: labels, priority"):
+        with pytest.raises(InvalidArgumentError, match="name what is to be set: labels, priority, deadline"):
             job.update()
+        end = datetime(2100, 1, 31, 18, tzinfo=UTC)
+        assert job.update(deadline=end).deadline == end
+        assert job.update(no_deadline=True).deadline is None
+        with pytest.raises(InvalidArgumentError, match=r"deadline: 2100-01-31 18:00:00 has no time zone; give one"):
+            job.update(deadline=end.replace(tzinfo=None))
+        with pytest.raises(InvalidArgumentError, match="deadline: 5 is no datetime; give one with a time zone"):
+            client.submit(deadline=5)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match=r"priority: 1\.5 is no whole number"):
             job.update(priority=1.5)  # type: ignore[arg-type]
         with pytest.raises(FailedPreconditionError, match="cancel it first"):
@@ -212,7 +220,11 @@ def test_jobs_are_paused_changed_retried_and_deleted(conductor: Conductor) -> No
         again = client.retry(job.name, job_id="again")
         assert (again.job_id, again.info().retry_of, again.info().labels) == ("again", job.name, {"team": "b"})
         updates = [event for event in job.watch() if isinstance(event, Updated)]
-        assert [(event.fields, event.priority) for event in updates] == [(("labels",), 3), (("priority",), -4)]
+        assert [(event.fields, event.priority) for event in updates] == [
+            (("labels",), 3),
+            *[(("priority",), -4), (("deadline",), -4), (("deadline",), -4)],
+        ]
+        assert [event.deadline for event in updates] == [None, None, end, None]
         found = list(client.list(labels={"team": "b"}, order_by="create_time"))
         assert [one.name for one in found] == [job.name, again.name]
         client.delete(job.name)

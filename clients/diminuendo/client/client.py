@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 
 from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
@@ -88,6 +89,7 @@ class Client:
         job_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
+        deadline: datetime | None = None,
         request_id: str | None = None,
         timeout_s: float | None = None,
     ) -> Job:
@@ -116,6 +118,8 @@ class Client:
             job_id: Last component of the job's name; None lets the server choose.
             labels: Free labels.
             priority: Jobs of a higher one are leased first, -1000 to 1000.
+            deadline: When the job is to end with its best model so far, with its time zone; where there is no model
+                yet, it ends soon after.
             request_id: The same one again returns the same job; None makes one, so that the client's own
                 retries are safe.
             timeout_s: Deadline; None for the client's.
@@ -144,7 +148,12 @@ class Client:
         request = job_service_pb2.CreateJobRequest(
             parent=f"projects/{self.project}",
             job_id=job_id or "",
-            job=job_pb2.Job(spec=spec, labels=labels or {}, priority=check_whole("priority", priority)),
+            job=job_pb2.Job(
+                spec=spec,
+                labels=labels or {},
+                priority=check_whole("priority", priority),
+                deadline=None if deadline is None else convert.timestamp("deadline", deadline),
+            ),
             request_id=request_id or uuid.uuid4().hex,
         )
         created = self._connection.call(self._stub.CreateJob, request, timeout_s=timeout_s)

@@ -123,6 +123,7 @@ def job_info(job: pb.Job) -> types.JobInfo:
         budget={field.name: value for field, value in spec.budget.ListFields()},
         priority=job.priority,
         retry_of=job.retry_of,
+        deadline=_time(job.deadline) if job.HasField("deadline") else None,
     )
 
 
@@ -145,7 +146,10 @@ def event(message: pb.JobEvent) -> types.Event:
             return types.Leased(sequence, time, message.leased.coordinator, message.leased.epoch)
         case "updated":
             updated = message.updated
-            return types.Updated(sequence, time, tuple(updated.fields), dict(updated.labels), updated.priority)
+            deadline = _time(updated.deadline) if updated.HasField("deadline") else None
+            return types.Updated(
+                sequence, time, tuple(updated.fields), dict(updated.labels), updated.priority, deadline
+            )
         case _:
             return types.Event(sequence, time)
 
@@ -193,6 +197,17 @@ def _result(message: pb.JobResult) -> types.Result:
 
 def _failure(message: pb.JobFailure) -> types.Failure:
     return types.Failure(message.reason, message.message, message.traceback)
+
+
+def timestamp(field: str, moment: datetime) -> Timestamp:
+    """A moment of an owner's as it is sent; InvalidArgumentError where nobody knows which one it is."""
+    if not isinstance(moment, datetime):
+        raise InvalidArgumentError.of(field, f"{moment!r} is no datetime; give one with a time zone")
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise InvalidArgumentError.of(field, f"{moment} has no time zone; give one, as {moment}+00:00 has")
+    sent = Timestamp()
+    sent.FromDatetime(moment)
+    return sent
 
 
 def _time(message: Timestamp) -> datetime:

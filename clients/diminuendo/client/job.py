@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
@@ -14,7 +15,13 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from diminuendo.client import convert
 from diminuendo.client.download import download
-from diminuendo.client.errors import DiminuendoError, FailedPreconditionError, ServerError, WaitTimeoutError
+from diminuendo.client.errors import (
+    DiminuendoError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ServerError,
+    WaitTimeoutError,
+)
 from diminuendo.client.rpc import Backoff, Connection
 from diminuendo.client.types import Event, JobInfo, JobState, StateChanged, check_whole
 
@@ -133,6 +140,8 @@ class Job:
     def retry(self, *, job_id: str | None = None, request_id: str | None = None, timeout_s: float | None = None) -> Job:
         """Queue another job of the same wishes, labels and priority, which pays for no evaluation again.
 
+        It has no deadline; `update` gives it one.
+
         Args:
             job_id: Of the new job; None lets the server choose.
 
@@ -154,26 +163,33 @@ class Job:
         *,
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
+        deadline: datetime | None = None,
+        no_deadline: bool = False,
         etag: str = "",
         request_id: str | None = None,
         timeout_s: float | None = None,
     ) -> JobInfo:
-        """Set labels, priority or both; None leaves them as they are.
+        """Set some of labels, priority and deadline; None leaves them as they are.
 
         Args:
             labels: All of the labels that the job is to have.
+            deadline: When the job is to end with its best model so far, with its time zone.
+            no_deadline: Take the deadline away.
             etag: When given, the job must not have changed since it was read.
 
         Raises:
             InvalidArgumentError: Nothing is to be set, or a value is wrong.
             ConflictError: The job has changed since the etag was read.
-            FailedPreconditionError: It has ended, and its priority was to be set.
+            FailedPreconditionError: It has ended, and its priority or deadline was to be set.
         """
-        wanted = {"labels": labels, "priority": priority}
+        if deadline is not None and no_deadline:
+            raise InvalidArgumentError.of("deadline", f"{deadline} is beside no_deadline; give one of them")
+        wanted = {"labels": labels, "priority": priority, "deadline": deadline or no_deadline or None}
         job = job_pb2.Job(
             name=self._name,
             labels=labels or {},
             priority=0 if priority is None else check_whole("priority", priority),
+            deadline=None if deadline is None else convert.timestamp("deadline", deadline),
             etag=etag,
         )
         request = job_service_pb2.UpdateJobRequest(

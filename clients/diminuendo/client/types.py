@@ -151,6 +151,7 @@ class JobInfo:
         epoch: Number of leases that it has had.
         priority: Jobs of a higher one are leased first.
         retry_of: Name of the job that it is another try of; empty when it is none.
+        deadline: When it is to end with its best model so far; None: it has no deadline.
     """
 
     name: str
@@ -182,6 +183,7 @@ class JobInfo:
     budget: Mapping[str, float] = field(default_factory=dict)
     priority: int = 0
     retry_of: str = ""
+    deadline: datetime | None = None
 
     @property
     def job_id(self) -> str:
@@ -263,7 +265,7 @@ class Leased(Event):
 
 @dataclass(frozen=True, slots=True)
 class Updated(Event):
-    """The owner changed the job; `labels` and `priority` are what they are since then.
+    """The owner changed the job; labels, priority and deadline are what they are since then.
 
     Attributes:
         fields: Names of what was set.
@@ -272,6 +274,7 @@ class Updated(Event):
     fields: tuple[str, ...]
     labels: Mapping[str, str]
     priority: int
+    deadline: datetime | None = None
 
 
 def check_delta(value: float | str) -> float:

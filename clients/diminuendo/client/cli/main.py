@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pause": (f"{_OWN}.jobs:pause", "Have nobody work on a job for a while."),
     "resume": (f"{_OWN}.jobs:resume", "Go on with a paused job."),
     "retry": (f"{_OWN}.jobs:retry", "Try a failed or cancelled job again."),
-    "update": (f"{_OWN}.jobs:update", "Set a job's labels or priority."),
+    "update": (f"{_OWN}.jobs:update", "Set a job's labels, priority or deadline."),
     "delete": (f"{_OWN}.jobs:delete", "Forget a job that has ended."),
     "download": (f"{_OWN}.jobs:download", "Fetch a job's result and show it."),
     "compress": (f"{_OWN}.compress:compress", "Compress a network here, without a server."),

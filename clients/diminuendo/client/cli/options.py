@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -109,6 +111,18 @@ Budget = Annotated[
     ),
 ]
 
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline",
+        metavar="TIME",
+        help="End with the best model so far at this local time, or after so long: 2030-01-31T18:00, +90m, +2h.",
+        show_default=False,
+    ),
+]
+_AWAY = re.compile(r"\+(\d+(?:\.\d+)?)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
 Threads = Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")]
 Work = Annotated[
     Path | None,
@@ -195,6 +209,24 @@ def wishing(command: Callable[..., None]) -> Callable[..., None]:
 def connect(server: str, project: str) -> Client:
     """A client of the server that was asked for."""
     return Client(server, project=project)
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time to come, from ISO 8601 or from how far away it is; InvalidArgumentError for any other."""
+    if text is None:
+        return None
+    now = datetime.now().astimezone()
+    away = _AWAY.fullmatch(text.strip())
+    try:
+        found = now + timedelta(seconds=float(away[1]) * _SECONDS[away[2]]) if away else datetime.fromisoformat(text)
+        found = found.astimezone()
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError.of(
+            "deadline", f"{text!r} is no time; give one such as 2030-01-31T18:00, 2030-01-31T18:00Z, +90m or +2h"
+        ) from None
+    if found <= now:
+        raise InvalidArgumentError.of("deadline", f"{found.isoformat(' ', 'seconds')} is over; give a time to come")
+    return found
 
 
 def labels_of(words: list[str]) -> dict[str, str]:

@@ -109,6 +109,7 @@ def job_table(job: JobInfo) -> Table:
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "priority": str(job.priority) if job.priority else "",
         "retry of": job.retry_of,
+        "deadline": _when(job.deadline),
         "created": _when(job.create_time),
         "started": _when(job.start_time),
         "ended": _when(job.end_time),

@@ -112,22 +112,28 @@ def update(
     priority: Annotated[
         int | None, typer.Option("--priority", help="Higher ones run first, -1000 to 1000.", show_default=False)
     ] = None,
+    deadline: options.Deadline = None,
+    no_deadline: Annotated[bool, typer.Option("--no-deadline", help="Take the deadline away.")] = False,
     server: options.Server = options.SERVER,
     project: options.Project = "default",
 ) -> None:
-    """Set a job's labels or priority; prints its name and state. Fails when somebody else changes the job meanwhile."""
+    """Set a job's labels, priority or deadline; prints its name and state.
+
+    Fails when somebody else changes the job meanwhile.
+    """
+    end = options.moment(deadline)
     wanted, unwanted = options.labels_of(label or []), remove_label or []
     with options.connect(server, project) as client:
         job = client.job(name)
         if not wanted and not unwanted:
-            info = job.update(priority=priority)
+            info = job.update(priority=priority, deadline=end, no_deadline=no_deadline)
         else:
             before = job.info()
             for key in unwanted:
                 if key not in before.labels:
                     raise InvalidArgumentError.of("remove-label", f"{key!r} is no label of {before.name}")
             labels = {k: v for k, v in before.labels.items() if k not in unwanted} | wanted
-            info = job.update(labels=labels, priority=priority, etag=before.etag)
+            info = job.update(labels=labels, priority=priority, deadline=end, no_deadline=no_deadline, etag=before.etag)
     typer.echo(f"{info.name} {info.state.value}")
 
 
