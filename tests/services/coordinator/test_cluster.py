@@ -14,7 +14,6 @@ import pytest
 from tests.services.coordinator.conftest import until
 
 from diminuendo.services.common.errors import StartError
-from diminuendo.services.coordinator import cluster as cluster_module
 from diminuendo.services.coordinator import scratch
 from diminuendo.services.coordinator.cluster import Cluster, Share, _remote
 from diminuendo.services.coordinator.environment import isolate
@@ -53,46 +52,41 @@ def test_its_environment_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other["RAY_AUTH_TOKEN"] != token
 
 
-class SlowRay:
-    """Stands for ray's module: the first starts time out, and leave a process behind."""
+FORKS = """
+import subprocess, threading
+from concurrent import futures
+import diminuendo.services.coordinator.command
+import grpc
 
-    def __init__(self, slow: int, error: str = "Timed out waiting for file gcs_server_port") -> None:
-        self.slow, self.error = slow, error
-        self.left: list[subprocess.Popen[bytes]] = []
-        self.shutdowns = 0
+handler = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+server = grpc.server(futures.ThreadPoolExecutor(2))
+server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("s", {"echo": handler})])
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+over = threading.Event()
 
-    def init(self, *, _temp_dir: str, **_: object) -> None:
-        if len(self.left) < self.slow:
-            self.left.append(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", _temp_dir]))
-            raise RuntimeError(self.error)
+def calls():
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        while not over.is_set():
+            channel.unary_unary("/s/echo")(b"x", timeout=10)
 
-    def shutdown(self) -> None:
-        self.shutdowns += 1
-
-
-@pytest.mark.parametrize("slow", [0, 1, 2])
-def test_a_local_ray_that_starts_slowly_is_started_again(monkeypatch: pytest.MonkeyPatch, slow: int) -> None:
-    fake = SlowRay(slow)
-    monkeypatch.setattr(cluster_module, "ray", fake)
-    with cluster_module._local(2):
-        assert [psutil.pid_exists(process.pid) for process in fake.left] == [False] * slow
-    assert fake.shutdowns == slow + 1
-    assert not any(process.wait(10) for process in fake.left)
+threads = [threading.Thread(target=calls) for _ in range(2)]
+for thread in threads:
+    thread.start()
+assert {subprocess.Popen(["true"], preexec_fn=lambda: None).wait(10) for _ in range(300)} == {0}
+over.set()
+for thread in threads:
+    thread.join()
+server.stop(None).wait()
+"""
+"""Starts processes as Ray does, with calls of gRPC under way."""
 
 
-def test_a_local_ray_that_does_not_start_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = SlowRay(99)
-    monkeypatch.setattr(cluster_module, "ray", fake)
-    with pytest.raises(StartError, match=r"did not start in 3 attempts .*gcs_server_port.*try again later"):
-        cluster_module._local(2).__enter__()
-    assert [psutil.pid_exists(process.pid) for process in fake.left] == [False] * 3
-    assert not any(process.wait(10) for process in fake.left)
-    other = SlowRay(1, "no such option")
-    monkeypatch.setattr(cluster_module, "ray", other)
-    with pytest.raises(RuntimeError, match="no such option"):
-        cluster_module._local(2).__enter__()
-    other.left[0].kill()
-    other.left[0].wait(10)
+def test_grpc_has_no_part_in_the_forks_that_ray_makes() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GRPC_ENABLE_FORK_SUPPORT"}
+    command = [sys.executable, "-c", FORKS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_ray_client_is_refused() -> None:

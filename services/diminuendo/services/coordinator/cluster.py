@@ -6,29 +6,18 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import ray
 
-from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator.environment import is_isolated
 from diminuendo.services.coordinator.scratch import scratch_folder
 
-log = logs.get(__name__)
-
 NAMESPACE = "diminuendo"
 _OBJECT_STORE = 100 * 2**20
 """Bytes. Works and answers are small and travel inside messages; Ray's least is 75 MiB."""
-
-STARTS = 3
-"""Attempts to start a local Ray. It waits 30 s for its own server, whose program is large: on a busy machine that has
-not read it yet the first start may take longer, and the next one finds it in memory."""
-
-_SLOW = "Timed out waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,52 +62,22 @@ def connected(*, address: str | None, evaluators: int | None) -> Iterator[Cluste
 def _local(evaluators: int | None) -> Iterator[None]:
     if not is_isolated():
         raise RuntimeError("call diminuendo.services.coordinator.environment.isolate() before importing ray")
-    with ExitStack() as folders:
-        for attempt in range(1, STARTS + 1):
-            folder = folders.enter_context(scratch_folder())
-            try:
-                _init(folder, evaluators)
-                break
-            except RuntimeError as error:
-                if _SLOW not in str(error):
-                    raise
-                ray.shutdown()
-                _end_processes(folder)
-                if attempt == STARTS:
-                    raise StartError(
-                        f"a local Ray did not start in {STARTS} attempts ({error}); the machine is too busy: try again "
-                        "later, or give the address of a Ray cluster"
-                    ) from error
-                log.warning("ray_slow", attempt=attempt, detail=str(error))
+    with scratch_folder() as folder:
+        ray.init(
+            address="local",
+            num_cpus=evaluators or _cores(),
+            object_store_memory=_OBJECT_STORE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace=NAMESPACE,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder / "r"),  # one deeper: Ray opens its folder to everybody on the machine
+        )
         try:
             yield
         finally:
             ray.shutdown()
-
-
-def _end_processes(folder: Path) -> None:
-    """End what a start that failed has left: processes of ours that were told of its folder."""
-    left = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if any(str(folder) in word for word in process.cmdline()):
-                process.kill()
-                left.append(process)
-    psutil.wait_procs(left, timeout=5)
-
-
-def _init(folder: Path, evaluators: int | None) -> None:
-    ray.init(
-        address="local",
-        num_cpus=evaluators or _cores(),
-        object_store_memory=_OBJECT_STORE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        namespace=NAMESPACE,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(folder / "r"),  # one deeper: Ray opens its folder to everybody on the machine
-    )
 
 
 @contextmanager
