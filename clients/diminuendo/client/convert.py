@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from diminuendo.v1 import job_pb2 as pb
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from diminuendo.client import types
@@ -105,10 +106,10 @@ def job_info(job: pb.Job) -> types.JobInfo:
         result=_result(job.result) if job.HasField("result") else None,
         failure=_failure(job.failure) if job.HasField("failure") else None,
         labels=dict(job.labels),
-        create_time=_time(job.create_time) if job.HasField("create_time") else None,
-        start_time=_time(job.start_time) if job.HasField("start_time") else None,
-        end_time=_time(job.end_time) if job.HasField("end_time") else None,
-        update_time=_time(job.update_time) if job.HasField("update_time") else None,
+        create_time=_time_in(job, "create_time"),
+        start_time=_time_in(job, "start_time"),
+        end_time=_time_in(job, "end_time"),
+        update_time=_time_in(job, "update_time"),
         etag=job.etag,
         last_sequence=job.last_sequence,
         epoch=job.epoch,
@@ -123,7 +124,7 @@ def job_info(job: pb.Job) -> types.JobInfo:
         budget={field.name: value for field, value in spec.budget.ListFields()},
         priority=job.priority,
         retry_of=job.retry_of,
-        deadline=_time(job.deadline) if job.HasField("deadline") else None,
+        deadline=_time_in(job, "deadline"),
     )
 
 
@@ -146,7 +147,7 @@ def event(message: pb.JobEvent) -> types.Event:
             return types.Leased(sequence, time, message.leased.coordinator, message.leased.epoch)
         case "updated":
             updated = message.updated
-            deadline = _time(updated.deadline) if updated.HasField("deadline") else None
+            deadline = _time_in(updated, "deadline")
             return types.Updated(
                 sequence, time, tuple(updated.fields), dict(updated.labels), updated.priority, deadline
             )
@@ -208,6 +209,11 @@ def timestamp(field: str, moment: datetime) -> Timestamp:
     sent = Timestamp()
     sent.FromDatetime(moment)
     return sent
+
+
+def _time_in(message: Message, field: str) -> datetime | None:
+    """A field's time; None where it is unset."""
+    return _time(getattr(message, field)) if message.HasField(field) else None
 
 
 def _time(message: Timestamp) -> datetime:

@@ -197,7 +197,7 @@ def update(job: Job, now: int, wanted: Update) -> Draft:
         fields=wanted.fields,
         labels=labels,
         priority=priority,
-        deadline=None if deadline is None else timestamp(deadline),
+        deadline=timestamp_or_none(deadline),
     )
     draft.note(job_pb2.JobEvent(updated=event))
     return draft
@@ -263,6 +263,11 @@ def _cancelling(job: Job) -> JobCancellingError:
     return JobCancellingError(
         f"{job.name} is CANCELLING, which cannot be taken back; wait for its end, then retry it", job=job.name
     )
+
+
+def timestamp_or_none(micros: int | None) -> timestamp_pb2.Timestamp | None:
+    """What `timestamp` makes of a time; None, which leaves a field unset, where there is none."""
+    return None if micros is None else timestamp(micros)
 
 
 def timestamp(micros: int) -> timestamp_pb2.Timestamp:

@@ -160,6 +160,10 @@ class Listing:
     limit: int = 50
 
 
+UPDATED = ("labels", "priority", "deadline")
+"""What an owner may set of a job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What an owner sets of a job; None leaves it as it is, a deadline of 0 takes the deadline away."""
@@ -172,7 +176,7 @@ class Update:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of what is set."""
-        return tuple(name for name in ("labels", "priority", "deadline") if getattr(self, name) is not None)
+        return tuple(name for name in UPDATED if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
 
-from diminuendo.services.conductor.jobs import timestamp
+from diminuendo.services.conductor.jobs import timestamp, timestamp_or_none
 from diminuendo.services.conductor.records import Job, Lease
 
 
@@ -19,15 +19,15 @@ def to_job(job: Job) -> job_pb2.Job:
         failure=job.failure,
         labels=job.labels,
         create_time=timestamp(job.create_time),
-        start_time=None if job.start_time is None else timestamp(job.start_time),
-        end_time=None if job.end_time is None else timestamp(job.end_time),
+        start_time=timestamp_or_none(job.start_time),
+        end_time=timestamp_or_none(job.end_time),
         update_time=timestamp(job.update_time),
         etag=job.etag,
         last_sequence=job.last_sequence,
         epoch=job.epoch,
         priority=job.priority,
         retry_of=job.retry_of,
-        deadline=None if job.deadline is None else timestamp(job.deadline),
+        deadline=timestamp_or_none(job.deadline),
     )
 
 

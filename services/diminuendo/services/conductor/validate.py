@@ -13,7 +13,7 @@ from diminuendo.engine.search.check import problems as wrong_in
 from diminuendo.engine.zoo import catalog
 from diminuendo.services.common.errors import InvalidFieldError, Violation
 from diminuendo.services.common.spec import ACCEPTS, EFFORTS, to_request, unknown_fields
-from diminuendo.services.conductor.records import NewJob, RequestId, Update
+from diminuendo.services.conductor.records import UPDATED, NewJob, RequestId, Update
 
 COMPONENT = re.compile(r"[a-z0-9-]{1,63}")
 LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
@@ -24,8 +24,6 @@ LAST_SECOND = 253_402_300_799
 """The last one of the year 9999, where timestamps end."""
 
 MAX_JOB_WAIT_S, DEFAULT_JOB_WAIT_S = 60, 30
-UPDATED = ("labels", "priority", "deadline")
-"""What an owner may set of a job."""
 _ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _COMPONENT_RULE = "1 to 63 characters of a-z, 0-9 and -"
 

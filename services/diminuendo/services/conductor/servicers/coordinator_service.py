@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 
 from diminuendo.services.common import logs
 from diminuendo.services.conductor import validate_held as validate
-from diminuendo.services.conductor.jobs import timestamp
+from diminuendo.services.conductor.jobs import timestamp, timestamp_or_none
 from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.records import State
@@ -61,7 +61,7 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             expire_time=timestamp(job.lease_expire_time or 0),
             cancel_requested=job.state is State.CANCELLING,
             pause_requested=job.state is State.PAUSING,
-            deadline=None if job.deadline is None else timestamp(job.deadline),
+            deadline=timestamp_or_none(job.deadline),
         )
 
     async def BatchGetEvaluations(

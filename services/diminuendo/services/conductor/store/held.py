@@ -9,13 +9,14 @@ from diminuendo.services.conductor import leases as rules
 from diminuendo.services.conductor.jobs import Draft
 from diminuendo.services.conductor.records import CommittedStep, Job, Lease, Outcome, Report, State
 from diminuendo.services.conductor.store import rows
+from diminuendo.services.conductor.store.base import HELD, PARTING
 from diminuendo.services.conductor.store.connect import is_postgres
 from diminuendo.services.conductor.store.owned import store_draft
 from diminuendo.services.conductor.store.tables import evaluations, jobs, reports, session_states, steps
 from diminuendo.services.conductor.store.writer import Transaction
 
-HELD = tuple(state.name for state in State if state.held)
-PARTING = tuple(state.name for state in State if state.parting)
+_HELD = tuple(state.name for state in HELD)
+_PARTING = tuple(state.name for state in PARTING)
 
 # Statements are built once: building one costs more than running it.
 _OUTCOME_KNOWN = select(evaluations.c.key).where(evaluations.c.key == bindparam("key"))
@@ -37,7 +38,7 @@ _ADD_STATE = insert(session_states)
 def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) -> Lease | None:
     """Give the next job to a coordinator."""
     _alone(tx, coordinator)
-    same = and_(jobs.c.coordinator == coordinator, jobs.c.lease_request == request_id, jobs.c.state.in_(HELD))
+    same = and_(jobs.c.coordinator == coordinator, jobs.c.lease_request == request_id, jobs.c.state.in_(_HELD))
     again = _first(tx, same, wait=True) if request_id else None
     if again is not None:
         job = rules.extend(again, tx.now, lease_us=lease_us)
@@ -76,7 +77,7 @@ def _lease(tx: Transaction, job: Job) -> Lease:
 
 
 def _lapse(tx: Transaction, lost: ColumnElement[bool]) -> int:
-    query = select(jobs).where(jobs.c.state.in_(PARTING), lost).with_for_update(skip_locked=True)
+    query = select(jobs).where(jobs.c.state.in_(_PARTING), lost).with_for_update(skip_locked=True)
     gone = [rows.to_job(row) for row in tx.connection.execute(query).mappings()]
     for job in gone:
         store_draft(tx, rules.lapse(job, tx.now))

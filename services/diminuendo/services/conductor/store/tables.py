@@ -67,7 +67,6 @@ jobs = Table(
     Index(None, "project", "id"),
     sqlite_autoincrement=True,
 )
-
 """`nice` is minus the priority: an index that rises leads to the next job to lease."""
 
 events = Table(
