@@ -37,6 +37,9 @@ FINALS_SHARE = 0.5
 """Full tunings take at most this part of the epochs there are: one long tuning of a smaller candidate ends at a better
 ratio than many brief ones of milder candidates."""
 
+FINALISTS_SHARE = 0.25
+"""There are as many finalists as this part of the epochs pays for in full, at least one."""
+
 AFTER_SHARE = 8
 """One part in so many of a short budget is kept for making finalists smaller, or for bringing them inside delta."""
 
@@ -137,7 +140,7 @@ def scaled(state: State, settings: Settings) -> Settings:
     if most >= _rounds(request, settings, Finals(len(settings.growths), settings.final_epochs)):
         return settings
     each = min(settings.final_epochs, whole(most * FINALS_SHARE))
-    finalists = min(len(settings.growths), max(1, int(most * FINALS_SHARE / 2 / each)))
+    finalists = min(len(settings.growths), max(1, int(most * FINALISTS_SHARE / each)))
     kept_back = finalists * each + most / CONTROL_SHARE + most / AFTER_SHARE
     search = sum(count * epochs for count, epochs in _each(request, settings))
     share = min(1.0, max(0.0, most - kept_back) / search)

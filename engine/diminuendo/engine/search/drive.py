@@ -112,7 +112,7 @@ def drive(
     before, start = session.elapsed_s, clock() if timed else 0.0
 
     def elapsed() -> float:
-        return before + clock() - start if timed else 0.0
+        return before + clock() - start
 
     while session.outcome is None:
         if journal.stopped():

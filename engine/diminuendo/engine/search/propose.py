@@ -183,7 +183,7 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
         cheap = max([*beyond, reach]) if beyond else dear / 2
     else:
         cheap = standing.amount(parent)
-        growth = max(LEAST_GROWTH, standing.forecast(parent, settings.final_epochs) / (SURE * standing.delta))
+        growth = _growth(standing, standing.forecast(parent, settings.final_epochs))
         dear = int(min(total, cheap * growth**2))
     span = math.log(dear / max(1, min(cheap, dear)))
     parts = settings.bracket + (settings.bracket < FEW)
@@ -324,8 +324,7 @@ def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs
     expected = standing.forecast(base, epochs)
     if expected <= SURE * delta:
         return Proposal(Plan(base.choices), "ease", base, epochs)
-    growth = min(max(expected / (SURE * delta), LEAST_GROWTH), MOST_GROWTH)
-    target = int(standing.amount(base) * growth)
+    target = int(standing.amount(base) * min(_growth(standing, expected), MOST_GROWTH))
     if target >= min(map(standing.amount, standing.inside_all), default=standing.space.amount(standing.space.total)):
         return None
     plan = moves.anneal(
@@ -337,6 +336,11 @@ def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs
         avoid=standing.known,
     )
     return None if plan is None else Proposal(plan, "ease", base, epochs)
+
+
+def _growth(standing: Standing, expected: float) -> float:
+    """Params that a candidate with such a drop needs to be well inside delta, relative to its own."""
+    return max(expected / (SURE * standing.delta), LEAST_GROWTH)
 
 
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:

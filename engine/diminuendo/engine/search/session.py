@@ -309,11 +309,13 @@ class Session:
 
     def _reserves(self, finals: Sequence[Trial]) -> list[Trial]:
         """Candidates inside delta that are larger than the finalists inside it, none where there is no finalist."""
+        if not finals:
+            return []
         standing = self._standing
         least = max((standing.amount(t) for t in finals if standing.inside(t, standing.delta)), default=0)
         larger = [t for t in standing.inside_all if t.weights is not None and t not in finals]
         chosen: list[Trial] = []
-        for trial in larger if finals else ():
+        for trial in larger:
             if standing.amount(trial) > least:
                 chosen.append(trial)
                 least = int(standing.amount(trial) * RESERVE_STEP)
