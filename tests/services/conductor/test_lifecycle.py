@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2, job_service_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -139,12 +138,11 @@ async def test_a_deadline_is_given_moved_and_taken_away_and_its_coordinator_hear
     assert await api.jobs.CreateJob(request) == job
     given = await api.lease()
     assert given.job.deadline == job.deadline
-    beat = v1.HeartbeatRequest(job_name=job.name, epoch=given.epoch)
     moved = await update(api, job.name, "deadline", deadline=Timestamp(seconds=3, nanos=7000))
-    assert (await api.coordinators.Heartbeat(beat)).deadline == moved.deadline == Timestamp(seconds=3, nanos=7000)
+    assert (await api.beat(job.name, given.epoch)).deadline == moved.deadline == Timestamp(seconds=3, nanos=7000)
     gone = await update(api, job.name, "deadline")
     assert not gone.HasField("deadline")
-    assert not (await api.coordinators.Heartbeat(beat)).HasField("deadline")
+    assert not (await api.beat(job.name, given.epoch)).HasField("deadline")
     request.job.deadline.seconds = 5
     assert (await failing(api.jobs.CreateJob(request))).reason == "REQUEST_ID_REUSED"
 

@@ -29,6 +29,16 @@ def run(server: Server, executor: RayExecutor, folder: Path) -> None:
     runner_of(server, executor, folder).run(server.lease(), asked_at=asked_at)
 
 
+def under_way(
+    server: Server, executor: RayExecutor, folder: Path, name: str, *, steps: int, timeout_s: float = 15.0
+) -> threading.Thread:
+    """What runs the next job, once that has come so far."""
+    running = threading.Thread(target=run, args=(server, executor, folder))
+    running.start()
+    assert until(lambda: server.get(name).progress.steps >= steps, timeout_s=timeout_s)
+    return running
+
+
 def steps(server: Server, name: str) -> list[str]:
     return [e.step_committed.summary for e in server.events(name) if e.WhichOneof("kind") == "step_committed"]
 
@@ -60,9 +70,7 @@ def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server,
 def test_stopped_midway_it_goes_on_and_decides_the_same(server: Server, executors: Executors) -> None:
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 8)
+    running = under_way(server, executor, executors.folder, name, steps=8)
     server.stop.set()
     running.join(15)
     assert not running.is_alive()
@@ -85,9 +93,7 @@ def test_stopped_midway_it_goes_on_and_decides_the_same(server: Server, executor
 def test_paused_midway_it_goes_on_when_it_is_resumed_and_decides_the_same(server: Server, executors: Executors) -> None:
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 8)
+    running = under_way(server, executor, executors.folder, name, steps=8)
     server.jobs.PauseJob(job_service_pb2.PauseJobRequest(name=name), timeout=10)
     running.join(15)
     assert not running.is_alive()
@@ -110,9 +116,7 @@ def test_paused_midway_it_goes_on_when_it_is_resumed_and_decides_the_same(server
 def test_a_deadline_that_is_set_while_it_runs_ends_it_with_its_best_model(server: Server, executors: Executors) -> None:
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 12)
+    running = under_way(server, executor, executors.folder, name, steps=12)
     wanted = job_pb2.Job(name=name, deadline=Timestamp(seconds=1))
     mask = FieldMask(paths=["deadline"])
     server.jobs.UpdateJob(job_service_pb2.UpdateJobRequest(job=wanted, update_mask=mask), timeout=10)
@@ -128,9 +132,7 @@ def test_a_deadline_that_is_set_while_it_runs_ends_it_with_its_best_model(server
 def test_another_try_of_a_cancelled_job_pays_for_nothing_again(server: Server, executors: Executors) -> None:
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 8)
+    running = under_way(server, executor, executors.folder, name, steps=8)
     server.cancel(name)
     running.join(15)
     assert not running.is_alive()
@@ -147,9 +149,7 @@ def test_another_try_of_a_cancelled_job_pays_for_nothing_again(server: Server, e
 def test_cancellation_ends_the_job_and_what_runs(server: Server, executors: Executors) -> None:
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 2)
+    running = under_way(server, executor, executors.folder, name, steps=2)
     server.cancel(name)
     running.join(15)
     assert not running.is_alive()
@@ -160,9 +160,7 @@ def test_cancellation_ends_the_job_and_what_runs(server: Server, executors: Exec
 def test_a_lost_lease_ends_the_work_without_a_word(server: Server, executors: Executors) -> None:
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 2)
+    running = under_way(server, executor, executors.folder, name, steps=2)
     successor = server.lease()
     running.join(15)
     assert not running.is_alive()
@@ -233,9 +231,7 @@ def test_a_search_whose_state_names_what_is_gone_starts_again_and_computes_that(
     store = DirectoryStore(executors.folder)
     name = server.create().name
     executor = executors(SLOW_WORLD)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
-    running.start()
-    assert until(lambda: server.get(name).progress.steps >= 12, timeout_s=60)
+    running = under_way(server, executor, executors.folder, name, steps=12, timeout_s=60)
     server.stop.set()
     running.join(15)
     server.stop.clear()
