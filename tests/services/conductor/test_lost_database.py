@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.postgres import Postgres
 from tests.services.conductor.test_pages import fetch
 
+from diminuendo.services.common.errors import StoreUnavailableError
 from diminuendo.services.conductor import readiness
 from diminuendo.services.conductor.app import Running, conducting
 from diminuendo.services.conductor.server import SERVICES
@@ -135,9 +136,20 @@ async def test_two_conductors_hear_of_each_other_after_the_database_was_away(
 
 
 async def limit(store: SqlStore, pages: int) -> None:
-    """Let the writer's file grow to so many pages at most; it never counts as smaller than it is."""
+    """Let the writer's file grow to so many pages at most; it never counts as smaller than it is.
+
+    On a full disk the look at the database may share the transaction, and fail both.
+    """
     pragma = f"PRAGMA max_page_count={pages}"
-    await asyncio.wrap_future(store._writer.submit(lambda tx: tx.connection.exec_driver_sql(pragma).scalar()))
+    async with asyncio.timeout(20):
+        while True:
+            done = store._writer.submit(lambda tx: tx.connection.exec_driver_sql(pragma).scalar())
+            try:
+                await asyncio.wrap_future(done)
+            except StoreUnavailableError:
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 async def test_a_full_disk(settings: ConductorSettings, connect: Connect) -> None:
