@@ -61,7 +61,7 @@ async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[st
     """The address of a conductor's server on a store."""
     notifier, clock = Notifier(), lambda: now[0]
     store.subscribe(notifier.publish)
-    server = GrpcServer(store, notifier, Metrics(clock), DirectoryStore(folder), clock, lease_us=30_000_000)
+    server = GrpcServer(store, notifier, Metrics(clock), DirectoryStore(folder), clock, lease_us=30_000_000, weights={})
     port = await server.start("127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{port}"

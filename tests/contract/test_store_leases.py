@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
@@ -91,6 +92,44 @@ async def test_a_coordinator_that_asks_again_gets_its_job_again(store: Store, ne
     await store.create_job(new_job("b"))
     lease = await take(store, "c1")
     assert (lease.job.name, lease.job.epoch) == (name, 2)
+
+
+async def test_a_coordinator_is_not_given_what_it_holds(store: Store, new_job: NewJobs, now: list[int]) -> None:
+    for job_id in ("a", "b", "c"):
+        await store.create_job(new_job(job_id))
+    holding: list[str] = []
+    for job_id in ("a", "b", "c"):
+        lease = await store.lease_job(coordinator="c1", lease_us=LEASE, holding=holding)
+        assert lease is not None
+        assert (lease.job.name, lease.job.epoch) == (f"projects/p/jobs/{job_id}", 1)
+        holding.append(lease.job.name)
+    assert await store.lease_job(coordinator="c1", lease_us=LEASE, holding=holding) is None
+    await store.cancel_job(holding[1])
+    assert await store.lease_job(coordinator="c1", lease_us=LEASE, holding=holding) is None
+    assert (await store.get_job(holding[1])).state is State.CANCELLING, "it is to let go of it itself"
+    lost = await store.lease_job(coordinator="c1", lease_us=LEASE, holding=holding[1:])
+    assert lost is not None
+    assert (lost.job.name, lost.job.epoch) == (holding[0], 2)
+    now[0] += LEASE
+    assert await store.lease_job(coordinator="c1", lease_us=LEASE, holding=holding) is None, "it is only late"
+    taken = await take(store, "c2")
+    assert (taken.job.name, taken.job.epoch) == (holding[0], 3)
+
+
+async def test_projects_take_turns_by_weight_and_priorities_count_inside(store: Store, new_job: NewJobs) -> None:
+    for i in range(9):
+        await store.create_job(replace(new_job(f"a{i}"), priority=5))
+    for i in range(9):
+        new = replace(new_job(f"b{i}"), name=f"projects/q/jobs/b{i}", project="q", priority=i - 9)
+        await store.create_job(new)
+    given: list[str] = []
+    for i in range(9):
+        lease = await store.lease_job(coordinator=f"c{i}", lease_us=LEASE, weights={"p": 2.0, "r": 9.0})
+        assert lease is not None
+        given.append(lease.job.name.rpartition("/")[2])
+    assert [name for name in given if name[0] == "a"] == ["a0", "a1", "a2", "a3", "a4", "a5"]
+    assert [name for name in given if name[0] == "b"] == ["b8", "b7", "b6"]
+    assert given[:2] == ["a0", "b8"], "who has nothing comes next"
 
 
 async def test_the_same_lease_request_gets_the_same_lease(store: Store, new_job: NewJobs, now: list[int]) -> None:

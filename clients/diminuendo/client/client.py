@@ -86,6 +86,7 @@ class Client:
         multiple: int = 1,
         stage: int = 2,
         budget: Mapping[str, float] | None = None,
+        parallel: int | None = None,
         job_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
@@ -115,6 +116,7 @@ class Client:
             stage: 1 stops after the exploration, 2 anneals too.
             budget: The most ``evaluations`` and ``epochs``, certification included, and the ``minutes`` after which
                 the best so far is certified.
+            parallel: The most evaluations at a time; None: as many as there are evaluators.
             job_id: Last component of the job's name; None lets the server choose.
             labels: Free labels.
             priority: Jobs of a higher one are leased first, -1000 to 1000.
@@ -144,6 +146,7 @@ class Client:
             multiple=multiple,
             stage=stage,
             budget=budget,
+            parallel=parallel,
         )
         request = job_service_pb2.CreateJobRequest(
             parent=f"projects/{self.project}",

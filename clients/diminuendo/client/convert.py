@@ -46,6 +46,7 @@ def job_spec(
     multiple: int = 1,
     stage: int = 2,
     budget: Mapping[str, float] | None = None,
+    parallel: int | None = None,
 ) -> pb.JobSpec:
     """What is asked of a job. What the server knows better, such as the names of figures, it checks itself.
 
@@ -73,6 +74,7 @@ def job_spec(
         multiple=types.check_whole("multiple", multiple),
         stage=types.check_whole("stage", stage),
         budget=_budget(budget) if budget else None,
+        parallel=None if parallel is None else types.check_whole("parallel", parallel),
     )
 
 
@@ -122,6 +124,7 @@ def job_info(job: pb.Job) -> types.JobInfo:
         multiple=spec.multiple or 1,
         stage=spec.stage or 2,
         budget={field.name: value for field, value in spec.budget.ListFields()},
+        parallel=spec.parallel if spec.HasField("parallel") else None,
         priority=job.priority,
         retry_of=job.retry_of,
         deadline=_time_in(job, "deadline"),

@@ -144,6 +144,7 @@ class JobInfo:
         multiple: What ranks are multiples of.
         stage: 1 without the annealing, else 2.
         budget: The most ``evaluations``, ``epochs``, ``minutes``.
+        parallel: The most evaluations at a time; None: as many as there are evaluators.
         progress: None until the job is first leased.
         result: Set when it succeeded.
         failure: Set when it failed.
@@ -181,6 +182,7 @@ class JobInfo:
     multiple: int = 1
     stage: int = 2
     budget: Mapping[str, float] = field(default_factory=dict)
+    parallel: int | None = None
     priority: int = 0
     retry_of: str = ""
     deadline: datetime | None = None

@@ -27,43 +27,43 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'diminuendo/v1/coordinator_service.proto\x12\rdiminuendo.v1\x1a\x17\x64iminuendo/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"w\n\x0fLeaseJobRequest\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nevaluators\x18\x04 \x01(\x05\"7\n\x10LeaseJobResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.diminuendo.v1.Lease\"\x92\x01\n\x05Lease\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12\x11\n\tnext_step\x18\x05 \x01(\x03\"g\n\x10HeartbeatRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x32\n\nevaluators\x18\x03 \x03(\x0b\x32\x1e.diminuendo.v1.EvaluatorStatus\"\xa5\x01\n\x11HeartbeatResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x17\n\x0fpause_requested\x18\x03 \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"*\n\x1a\x42\x61tchGetEvaluationsRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"S\n\x1b\x42\x61tchGetEvaluationsResponse\x12\x34\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x1f.diminuendo.v1.StoredEvaluation\"0\n\x10StoredEvaluation\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\x0c\"\x82\x01\n\x17ReportEvaluationRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x35\n\nevaluation\x18\x03 \x01(\x0b\x32!.diminuendo.v1.EvaluationFinished\x12\x0f\n\x07outcome\x18\x04 \x01(\x0c\"\x1a\n\x18ReportEvaluationResponse\"\xa1\x01\n\x11\x43ommitStepRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x04step\x18\x03 \x01(\x0b\x32\x1c.diminuendo.v1.StepCommitted\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12(\n\x08warnings\x18\x05 \x03(\x0b\x32\x16.diminuendo.v1.Warning\"\x14\n\x12\x43ommitStepResponse\"\xc8\x01\n\x11ReleaseJobRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06result\x18\x03 \x01(\x0b\x32\x18.diminuendo.v1.JobResultH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.diminuendo.v1.JobFailureH\x00\x12-\n\tcancelled\x18\x05 \x01(\x0b\x32\x18.diminuendo.v1.CancelledH\x00\x42\t\n\x07outcome\"\x0b\n\tCancelled\"\x14\n\x12ReleaseJobResponse2\xaa\x04\n\x12\x43oordinatorService\x12K\n\x08LeaseJob\x12\x1e.diminuendo.v1.LeaseJobRequest\x1a\x1f.diminuendo.v1.LeaseJobResponse\x12N\n\tHeartbeat\x12\x1f.diminuendo.v1.HeartbeatRequest\x1a .diminuendo.v1.HeartbeatResponse\x12l\n\x13\x42\x61tchGetEvaluations\x12).diminuendo.v1.BatchGetEvaluationsRequest\x1a*.diminuendo.v1.BatchGetEvaluationsResponse\x12\x63\n\x10ReportEvaluation\x12&.diminuendo.v1.ReportEvaluationRequest\x1a\'.diminuendo.v1.ReportEvaluationResponse\x12Q\n\nCommitStep\x12 .diminuendo.v1.CommitStepRequest\x1a!.diminuendo.v1.CommitStepResponse\x12Q\n\nReleaseJob\x12 .diminuendo.v1.ReleaseJobRequest\x1a!.diminuendo.v1.ReleaseJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'diminuendo/v1/coordinator_service.proto\x12\rdiminuendo.v1\x1a\x17\x64iminuendo/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x01\n\x0fLeaseJobRequest\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nevaluators\x18\x04 \x01(\x05\x12\x0f\n\x07holding\x18\x05 \x03(\t\"7\n\x10LeaseJobResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.diminuendo.v1.Lease\"\xa2\x01\n\x05Lease\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12\x11\n\tnext_step\x18\x05 \x01(\x03\x12\x0e\n\x06weight\x18\x06 \x01(\x01\"g\n\x10HeartbeatRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x32\n\nevaluators\x18\x03 \x03(\x0b\x32\x1e.diminuendo.v1.EvaluatorStatus\"\xb7\x01\n\x11HeartbeatResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x17\n\x0fpause_requested\x18\x03 \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x05 \x01(\x05\"*\n\x1a\x42\x61tchGetEvaluationsRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"S\n\x1b\x42\x61tchGetEvaluationsResponse\x12\x34\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x1f.diminuendo.v1.StoredEvaluation\"0\n\x10StoredEvaluation\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\x0c\"\x82\x01\n\x17ReportEvaluationRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x35\n\nevaluation\x18\x03 \x01(\x0b\x32!.diminuendo.v1.EvaluationFinished\x12\x0f\n\x07outcome\x18\x04 \x01(\x0c\"\x1a\n\x18ReportEvaluationResponse\"\xa1\x01\n\x11\x43ommitStepRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x04step\x18\x03 \x01(\x0b\x32\x1c.diminuendo.v1.StepCommitted\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12(\n\x08warnings\x18\x05 \x03(\x0b\x32\x16.diminuendo.v1.Warning\"\x14\n\x12\x43ommitStepResponse\"\xc8\x01\n\x11ReleaseJobRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06result\x18\x03 \x01(\x0b\x32\x18.diminuendo.v1.JobResultH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.diminuendo.v1.JobFailureH\x00\x12-\n\tcancelled\x18\x05 \x01(\x0b\x32\x18.diminuendo.v1.CancelledH\x00\x42\t\n\x07outcome\"\x0b\n\tCancelled\"\x14\n\x12ReleaseJobResponse2\xaa\x04\n\x12\x43oordinatorService\x12K\n\x08LeaseJob\x12\x1e.diminuendo.v1.LeaseJobRequest\x1a\x1f.diminuendo.v1.LeaseJobResponse\x12N\n\tHeartbeat\x12\x1f.diminuendo.v1.HeartbeatRequest\x1a .diminuendo.v1.HeartbeatResponse\x12l\n\x13\x42\x61tchGetEvaluations\x12).diminuendo.v1.BatchGetEvaluationsRequest\x1a*.diminuendo.v1.BatchGetEvaluationsResponse\x12\x63\n\x10ReportEvaluation\x12&.diminuendo.v1.ReportEvaluationRequest\x1a\'.diminuendo.v1.ReportEvaluationResponse\x12Q\n\nCommitStep\x12 .diminuendo.v1.CommitStepRequest\x1a!.diminuendo.v1.CommitStepResponse\x12Q\n\nReleaseJob\x12 .diminuendo.v1.ReleaseJobRequest\x1a!.diminuendo.v1.ReleaseJobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diminuendo.v1.coordinator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASEJOBREQUEST']._serialized_start=148
-  _globals['_LEASEJOBREQUEST']._serialized_end=267
-  _globals['_LEASEJOBRESPONSE']._serialized_start=269
-  _globals['_LEASEJOBRESPONSE']._serialized_end=324
-  _globals['_LEASE']._serialized_start=327
-  _globals['_LEASE']._serialized_end=473
-  _globals['_HEARTBEATREQUEST']._serialized_start=475
-  _globals['_HEARTBEATREQUEST']._serialized_end=578
-  _globals['_HEARTBEATRESPONSE']._serialized_start=581
-  _globals['_HEARTBEATRESPONSE']._serialized_end=746
-  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_start=748
-  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_end=790
-  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_start=792
-  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_end=875
-  _globals['_STOREDEVALUATION']._serialized_start=877
-  _globals['_STOREDEVALUATION']._serialized_end=925
-  _globals['_REPORTEVALUATIONREQUEST']._serialized_start=928
-  _globals['_REPORTEVALUATIONREQUEST']._serialized_end=1058
-  _globals['_REPORTEVALUATIONRESPONSE']._serialized_start=1060
-  _globals['_REPORTEVALUATIONRESPONSE']._serialized_end=1086
-  _globals['_COMMITSTEPREQUEST']._serialized_start=1089
-  _globals['_COMMITSTEPREQUEST']._serialized_end=1250
-  _globals['_COMMITSTEPRESPONSE']._serialized_start=1252
-  _globals['_COMMITSTEPRESPONSE']._serialized_end=1272
-  _globals['_RELEASEJOBREQUEST']._serialized_start=1275
-  _globals['_RELEASEJOBREQUEST']._serialized_end=1475
-  _globals['_CANCELLED']._serialized_start=1477
-  _globals['_CANCELLED']._serialized_end=1488
-  _globals['_RELEASEJOBRESPONSE']._serialized_start=1490
-  _globals['_RELEASEJOBRESPONSE']._serialized_end=1510
-  _globals['_COORDINATORSERVICE']._serialized_start=1513
-  _globals['_COORDINATORSERVICE']._serialized_end=2067
+  _globals['_LEASEJOBREQUEST']._serialized_start=149
+  _globals['_LEASEJOBREQUEST']._serialized_end=285
+  _globals['_LEASEJOBRESPONSE']._serialized_start=287
+  _globals['_LEASEJOBRESPONSE']._serialized_end=342
+  _globals['_LEASE']._serialized_start=345
+  _globals['_LEASE']._serialized_end=507
+  _globals['_HEARTBEATREQUEST']._serialized_start=509
+  _globals['_HEARTBEATREQUEST']._serialized_end=612
+  _globals['_HEARTBEATRESPONSE']._serialized_start=615
+  _globals['_HEARTBEATRESPONSE']._serialized_end=798
+  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_start=800
+  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_end=842
+  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_start=844
+  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_end=927
+  _globals['_STOREDEVALUATION']._serialized_start=929
+  _globals['_STOREDEVALUATION']._serialized_end=977
+  _globals['_REPORTEVALUATIONREQUEST']._serialized_start=980
+  _globals['_REPORTEVALUATIONREQUEST']._serialized_end=1110
+  _globals['_REPORTEVALUATIONRESPONSE']._serialized_start=1112
+  _globals['_REPORTEVALUATIONRESPONSE']._serialized_end=1138
+  _globals['_COMMITSTEPREQUEST']._serialized_start=1141
+  _globals['_COMMITSTEPREQUEST']._serialized_end=1302
+  _globals['_COMMITSTEPRESPONSE']._serialized_start=1304
+  _globals['_COMMITSTEPRESPONSE']._serialized_end=1324
+  _globals['_RELEASEJOBREQUEST']._serialized_start=1327
+  _globals['_RELEASEJOBREQUEST']._serialized_end=1527
+  _globals['_CANCELLED']._serialized_start=1529
+  _globals['_CANCELLED']._serialized_end=1540
+  _globals['_RELEASEJOBRESPONSE']._serialized_start=1542
+  _globals['_RELEASEJOBRESPONSE']._serialized_end=1562
+  _globals['_COORDINATORSERVICE']._serialized_start=1565
+  _globals['_COORDINATORSERVICE']._serialized_end=2119
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,7 @@ class LeaseJobRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
     EVALUATORS_FIELD_NUMBER: _builtins.int
+    HOLDING_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """Name of the coordinator, unique among those alive."""
     request_id: _builtins.str
@@ -41,6 +42,10 @@ class LeaseJobRequest(_message.Message):
     def wait(self) -> _duration_pb2.Duration:
         """How long to wait for a job; at most 30 s."""
 
+    @_builtins.property
+    def holding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the jobs that it works on, at most 1000: none of them is given."""
+
     def __init__(
         self,
         *,
@@ -48,10 +53,11 @@ class LeaseJobRequest(_message.Message):
         request_id: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
         evaluators: _builtins.int = ...,
+        holding: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "evaluators", b"evaluators", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "evaluators", b"evaluators", "holding", b"holding", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,11 +94,14 @@ class Lease(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     SESSION_STATE_FIELD_NUMBER: _builtins.int
     NEXT_STEP_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     session_state: _builtins.bytes
     """The state stored with the newest step that has one; empty before that. Opaque to the conductor."""
     next_step: _builtins.int
     """The number that the next committed step must have."""
+    weight: _builtins.float
+    """The job's project's weight: what it may have of the evaluators, relative to other projects. Over 0."""
     @_builtins.property
     def job(self) -> _job_pb2.Job: ...
     @_builtins.property
@@ -105,10 +114,11 @@ class Lease(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         session_state: _builtins.bytes = ...,
         next_step: _builtins.int = ...,
+        weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "expire_time", b"expire_time", "job", b"job", "next_step", b"next_step", "session_state", b"session_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "expire_time", b"expire_time", "job", b"job", "next_step", b"next_step", "session_state", b"session_state", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,10 +160,13 @@ class HeartbeatResponse(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     cancel_requested: _builtins.bool
     """True: stop the evaluations and release the job as cancelled."""
     pause_requested: _builtins.bool
     """True: stop the evaluations and release the job without an outcome."""
+    priority: _builtins.int
+    """The job's priority as it is now."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -167,10 +180,11 @@ class HeartbeatResponse(_message.Message):
         cancel_requested: _builtins.bool = ...,
         pause_requested: _builtins.bool = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "deadline", b"deadline", "expire_time", b"expire_time", "pause_requested", b"pause_requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "deadline", b"deadline", "expire_time", b"expire_time", "pause_requested", b"pause_requested", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

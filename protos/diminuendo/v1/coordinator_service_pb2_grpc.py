@@ -70,9 +70,10 @@ class CoordinatorServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def LeaseJob(self, request, context):
-        """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator
-        that asks again has lost what it did), else queued, by priority, oldest first. Waits up to `wait` for one;
-        answers without a lease when there is none. Each lease of a job raises its epoch by one.
+        """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator that
+        asks again has lost what it does not say that it holds), else queued: of the project that has fewest running for
+        its weight, by priority, oldest first. Waits up to `wait` for one; answers without a lease when there is none.
+        Each lease of a job raises its epoch by one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,9 +34,10 @@ class CoordinatorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CoordinatorServiceAsyncStub: ...
     LeaseJob: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.LeaseJobRequest, _coordinator_service_pb2.LeaseJobResponse]
-    """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator
-    that asks again has lost what it did), else queued, by priority, oldest first. Waits up to `wait` for one;
-    answers without a lease when there is none. Each lease of a job raises its epoch by one.
+    """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator that
+    asks again has lost what it does not say that it holds), else queued: of the project that has fewest running for
+    its weight, by priority, oldest first. Waits up to `wait` for one; answers without a lease when there is none.
+    Each lease of a job raises its epoch by one.
     """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.HeartbeatRequest, _coordinator_service_pb2.HeartbeatResponse]
     """Extends the lease and tells what is wanted of its holder."""
@@ -55,9 +56,10 @@ class CoordinatorServiceStub:
 class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     LeaseJob: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.LeaseJobRequest, _coordinator_service_pb2.LeaseJobResponse]  # type: ignore[assignment]
-    """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator
-    that asks again has lost what it did), else queued, by priority, oldest first. Waits up to `wait` for one;
-    answers without a lease when there is none. Each lease of a job raises its epoch by one.
+    """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator that
+    asks again has lost what it does not say that it holds), else queued: of the project that has fewest running for
+    its weight, by priority, oldest first. Waits up to `wait` for one; answers without a lease when there is none.
+    Each lease of a job raises its epoch by one.
     """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.HeartbeatRequest, _coordinator_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Extends the lease and tells what is wanted of its holder."""
@@ -79,9 +81,10 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_service_pb2.LeaseJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.LeaseJobResponse, _abc.Awaitable[_coordinator_service_pb2.LeaseJobResponse]]:
-        """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator
-        that asks again has lost what it did), else queued, by priority, oldest first. Waits up to `wait` for one;
-        answers without a lease when there is none. Each lease of a job raises its epoch by one.
+        """Takes the next job: running with a lease that has ended or that the same coordinator held (a coordinator that
+        asks again has lost what it does not say that it holds), else queued: of the project that has fewest running for
+        its weight, by priority, oldest first. Waits up to `wait` for one; answers without a lease when there is none.
+        Each lease of a job raises its epoch by one.
         """
 
     @_abc_1.abstractmethod

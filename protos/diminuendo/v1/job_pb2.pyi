@@ -296,6 +296,7 @@ class JobSpec(_message.Message):
     MULTIPLE_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    PARALLEL_FIELD_NUMBER: _builtins.int
     zoo: _builtins.str
     """A network of the built-in zoo with its weights and data, e.g. `digits`."""
     delta: _builtins.float
@@ -314,6 +315,8 @@ class JobSpec(_message.Message):
     """What ranks are multiples of, but for the lowest and the highest of each format: 1 to 1024. Default 1."""
     stage: _builtins.int
     """1: the search stops after the exploration; 2: it anneals too. Default 2."""
+    parallel: _builtins.int
+    """The most evaluations at a time, 1 to 10000. Default: as many as there are evaluators."""
     @_builtins.property
     def target(self) -> Global___Limit:
         """In place of delta: the most that a figure may be; the network within it that loses least is looked for."""
@@ -359,15 +362,18 @@ class JobSpec(_message.Message):
         multiple: _builtins.int | None = ...,
         stage: _builtins.int | None = ...,
         budget: Global___Budget | None = ...,
+        parallel: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_stage", b"_stage", "budget", b"budget", "delta", b"delta", "multiple", b"multiple", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_parallel", b"_parallel", "_stage", b"_stage", "budget", b"budget", "delta", b"delta", "multiple", b"multiple", "parallel", b"parallel", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_stage", b"_stage", "accept", b"accept", "budget", b"budget", "delta", b"delta", "effort", b"effort", "formats", b"formats", "freeze", b"freeze", "limits", b"limits", "max_ratio", b"max_ratio", "multiple", b"multiple", "objective", b"objective", "seed", b"seed", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_parallel", b"_parallel", "_stage", b"_stage", "accept", b"accept", "budget", b"budget", "delta", b"delta", "effort", b"effort", "formats", b"formats", "freeze", b"freeze", "limits", b"limits", "max_ratio", b"max_ratio", "multiple", b"multiple", "objective", b"objective", "parallel", b"parallel", "seed", b"seed", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
     _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
     _WhichOneofReturnType__multiple: _TypeAlias = _typing.Literal["multiple"]  # noqa: Y015
     _WhichOneofArgType__multiple: _TypeAlias = _typing.Literal["_multiple", b"_multiple"]  # noqa: Y015
+    _WhichOneofReturnType__parallel: _TypeAlias = _typing.Literal["parallel"]  # noqa: Y015
+    _WhichOneofArgType__parallel: _TypeAlias = _typing.Literal["_parallel", b"_parallel"]  # noqa: Y015
     _WhichOneofReturnType__stage: _TypeAlias = _typing.Literal["stage"]  # noqa: Y015
     _WhichOneofArgType__stage: _TypeAlias = _typing.Literal["_stage", b"_stage"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["zoo"]  # noqa: Y015
@@ -376,6 +382,8 @@ class JobSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__multiple) -> _WhichOneofReturnType__multiple | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel) -> _WhichOneofReturnType__parallel | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stage) -> _WhichOneofReturnType__stage | None: ...
     @_typing.overload

@@ -1,7 +1,7 @@
 """Databases that released versions wrote: a conductor starts on each, reads everything, and goes on.
 
-`data/store-NNNN.db` was written by the code at revision NNNN: six jobs, one in each state. It is never changed; a new
-revision gets a file of its own when the next one comes.
+`data/store-NNNN.db` was written by the code at revision NNNN: six jobs, one in each state, those of 0002 as it upgraded
+them. It is never changed; a revision gets a file of its own when the next one comes.
 """
 
 from __future__ import annotations

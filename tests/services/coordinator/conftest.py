@@ -27,7 +27,9 @@ isolate()  # before anything here imports ray
 from diminuendo.engine.search.drive import Done  # noqa: E402
 from diminuendo.services.coordinator.cluster import Cluster, connected  # noqa: E402
 from diminuendo.services.coordinator.dispatcher import Limits  # noqa: E402
-from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
+from diminuendo.services.coordinator.executor import JobExecutor, RayExecutor  # noqa: E402
+from diminuendo.services.coordinator.ledger import Stats  # noqa: E402
+from diminuendo.services.coordinator.line import Claim  # noqa: E402
 from diminuendo.services.coordinator.rpc import Conductor  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -58,6 +60,17 @@ def cluster() -> Iterator[Cluster]:
             os.environ["PYTHONPATH"] = before
 
 
+class Alone(JobExecutor):
+    """The executor of one job that has evaluators for itself."""
+
+    def __init__(self, evaluators: RayExecutor) -> None:
+        super().__init__(evaluators, evaluators._dispatcher, Claim("job"))
+        self.evaluators = evaluators
+
+    def stats(self) -> Stats:
+        return self.evaluators.stats()
+
+
 @dataclass
 class Executors:
     """Makes executors, each with a store of its own."""
@@ -66,11 +79,14 @@ class Executors:
     folder: Path
     made: list[RayExecutor] = field(default_factory=list)
 
-    def __call__(self, worker: str, *, evaluators: int = 2, limits: Limits | None = None) -> RayExecutor:
+    def shared(self, worker: str, *, evaluators: int = 2, limits: Limits | None = None) -> RayExecutor:
         cluster = Cluster(evaluators, self.cluster.share)
         executor = RayExecutor(cluster, str(self.folder), worker=worker, limits=limits)
         self.made.append(executor)
         return executor
+
+    def __call__(self, worker: str, *, evaluators: int = 2, limits: Limits | None = None) -> Alone:
+        return Alone(self.shared(worker, evaluators=evaluators, limits=limits))
 
 
 @pytest.fixture
@@ -81,7 +97,7 @@ def executors(cluster: Cluster, tmp_path: Path) -> Iterator[Executors]:
         executor.close()
 
 
-def collect(executor: RayExecutor, count: int, timeout_s: float = 30.0) -> list[Done]:
+def collect(executor: JobExecutor, count: int, timeout_s: float = 30.0) -> list[Done]:
     """Wait for so many works."""
     done: list[Done] = []
     deadline = time.monotonic() + timeout_s

@@ -12,10 +12,11 @@ from tests.services.coordinator.workers import MISSING, SCRIPTED, evaluate, prep
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.work import Evaluated, Failed
 from diminuendo.services.coordinator.dispatcher import Limits
-from diminuendo.services.coordinator.executor import RayExecutor
+from diminuendo.services.coordinator.executor import JobExecutor
+from diminuendo.services.coordinator.line import Claim
 
 
-def _warm_up(executor: RayExecutor) -> None:
+def _warm_up(executor: JobExecutor) -> None:
     """Wait until both evaluators are up."""
     for index in (100, 101):
         executor.submit(evaluate(index, "sleep 0.5"))
@@ -137,6 +138,54 @@ def test_cancel_leaves_nothing_running_and_nothing_to_come(executors: Executors)
     (done,) = collect(executor, 1)
     assert done.work.index == 9
     assert [index for index, _ in starts(executors.folder)][2:] == [9]
+
+
+def test_jobs_share_evaluators_and_hear_only_of_their_own(executors: Executors) -> None:
+    shared = executors.shared(SCRIPTED)
+    one, two = shared.job(Claim("one", "p")), shared.job(Claim("two", "q"))
+    for index in range(6):
+        one.submit(evaluate(index, "sleep 0.2"))
+        two.submit(evaluate(100 + index, "kill" if index == 3 else "sleep 0.2"))
+    first, second = collect(one, 6), collect(two, 6)
+    assert sorted(d.work.index for d in first) == list(range(6))
+    assert sorted(d.work.index for d in second) == list(range(100, 106))
+    assert one.take_warnings() == []
+    assert [reason for reason, _ in two.take_warnings()] == ["CANDIDATE_INFEASIBLE"]
+    accounts = one.accounts(), two.accounts()
+    assert [a.works_done for a in accounts] == [6, 6]
+    assert [a.attempts_lost for a in accounts] == [0, 3]
+    assert all(1.0 <= a.busy_s < 10 for a in accounts)
+    one.close()
+    two.submit(evaluate(7))
+    assert [d.work.index for d in collect(two, 1)] == [7]
+
+
+def test_cancelling_one_job_leaves_the_other_alone(executors: Executors) -> None:
+    shared = executors.shared(SCRIPTED)
+    one, two = shared.job(Claim("one", "p", most=1)), shared.job(Claim("two", "p", most=1))
+    assert (one.slots, two.slots) == (2, 2)
+    one.submit(evaluate(1, "sleep 60"))
+    two.submit(evaluate(2, "sleep 2"))
+    two.submit(evaluate(3, "sleep 0.1"))
+    assert until(lambda: (executors.folder / "starts").exists() and len(starts(executors.folder)) == 2)
+    one.cancel()
+    assert [d.work.index for d in collect(two, 2)] == [2, 3]
+    one.submit(evaluate(4))
+    assert [d.work.index for d in collect(one, 1)] == [4]
+    assert sorted(index for index, _ in starts(executors.folder)) == [1, 2, 3, 4]
+
+
+def test_no_more_of_a_job_at_a_time_than_it_may(executors: Executors) -> None:
+    shared = executors.shared(SCRIPTED)
+    limited, other = shared.job(Claim("limited", "p", priority=9, most=1)), shared.job(Claim("other", "p"))
+    for index in range(4):
+        limited.submit(evaluate(index, "sleep 0.3"))
+    other.submit(evaluate(50, "sleep 0.3"))
+    done = collect(limited, 4)
+    assert len(collect(other, 1)) == 1
+    assert [d.work.index for d in done] == [0, 1, 2, 3]
+    order = [index for index, _ in starts(executors.folder)]
+    assert order.index(50) <= 1, "who may have no more leaves the rest to others"
 
 
 def test_evaluators_that_cannot_be_started_fail_the_work(executors: Executors) -> None:

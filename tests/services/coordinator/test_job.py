@@ -46,7 +46,7 @@ def steps(server: Server, name: str) -> list[str]:
 def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server, executors: Executors) -> None:
     store = DirectoryStore(executors.folder)
     name = server.create().name
-    one = executors(WORLD, evaluators=1)
+    one = executors.shared(WORLD, evaluators=1)
     run(server, one, executors.folder)
     job = server.get(name)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
@@ -60,7 +60,7 @@ def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server,
     one.close()
 
     again = server.create().name  # every evaluation is remembered: nothing runs
-    two = executors(SCRIPTED)  # would give nonsense if anything did
+    two = executors.shared(SCRIPTED)  # would give nonsense if anything did
     run(server, two, executors.folder)
     assert steps(server, again) == expected
     assert two.stats().works_done == 0
@@ -69,7 +69,7 @@ def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server,
 
 def test_stopped_midway_it_goes_on_and_decides_the_same(server: Server, executors: Executors) -> None:
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=8)
     server.stop.set()
     running.join(15)
@@ -92,7 +92,7 @@ def test_stopped_midway_it_goes_on_and_decides_the_same(server: Server, executor
 
 def test_paused_midway_it_goes_on_when_it_is_resumed_and_decides_the_same(server: Server, executors: Executors) -> None:
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=8)
     server.jobs.PauseJob(job_service_pb2.PauseJobRequest(name=name), timeout=10)
     running.join(15)
@@ -115,7 +115,7 @@ def test_paused_midway_it_goes_on_when_it_is_resumed_and_decides_the_same(server
 
 def test_a_deadline_that_is_set_while_it_runs_ends_it_with_its_best_model(server: Server, executors: Executors) -> None:
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=12)
     wanted = job_pb2.Job(name=name, deadline=Timestamp(seconds=1))
     mask = FieldMask(paths=["deadline"])
@@ -131,7 +131,7 @@ def test_a_deadline_that_is_set_while_it_runs_ends_it_with_its_best_model(server
 
 def test_another_try_of_a_cancelled_job_pays_for_nothing_again(server: Server, executors: Executors) -> None:
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=8)
     server.cancel(name)
     running.join(15)
@@ -148,7 +148,7 @@ def test_another_try_of_a_cancelled_job_pays_for_nothing_again(server: Server, e
 
 def test_cancellation_ends_the_job_and_what_runs(server: Server, executors: Executors) -> None:
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=2)
     server.cancel(name)
     running.join(15)
@@ -159,7 +159,7 @@ def test_cancellation_ends_the_job_and_what_runs(server: Server, executors: Exec
 
 def test_a_lost_lease_ends_the_work_without_a_word(server: Server, executors: Executors) -> None:
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=2)
     successor = server.lease()
     running.join(15)
@@ -174,7 +174,7 @@ def test_a_lost_lease_ends_the_work_without_a_word(server: Server, executors: Ex
 def test_an_answer_that_the_search_cannot_use_fails_the_job(server: Server, executors: Executors) -> None:
     """A defect of the engine: a candidate's outcome in answer to the first question."""
     name = server.create().name
-    run(server, executors(SCRIPTED, evaluators=1), executors.folder)
+    run(server, executors.shared(SCRIPTED, evaluators=1), executors.folder)
     job = server.get(name)
     assert job.state == job_pb2.JOB_STATE_FAILED
     assert job.failure.reason == "INTERNAL"
@@ -187,7 +187,7 @@ def test_a_state_of_another_version_is_discarded_with_a_warning(server: Server, 
     step = job_pb2.StepCommitted(step=0, progress=job_pb2.JobProgress(steps=1))
     request = v1.CommitStepRequest(job_name=name, epoch=given.epoch, step=step, session_state=b"of old")
     server.coordinators.CommitStep(request, timeout=10)
-    run(server, executors(WORLD, evaluators=1), executors.folder)
+    run(server, executors.shared(WORLD, evaluators=1), executors.folder)
     assert server.get(name).state == job_pb2.JOB_STATE_SUCCEEDED
     warnings = [e.warning.reason for e in server.events(name) if e.WhichOneof("kind") == "warning"]
     assert warnings == ["STATE_DISCARDED"]
@@ -198,7 +198,7 @@ def test_a_job_of_a_newer_version_fails_with_the_reason(server: Server, executor
     server.create()
     given = server.lease()
     setattr(given.job.spec, field, 9)
-    runner_of(server, executors(WORLD, evaluators=1), executors.folder).run(given, asked_at=time.monotonic())
+    runner_of(server, executors.shared(WORLD, evaluators=1), executors.folder).run(given, asked_at=time.monotonic())
     job = server.get(given.job.name)
     assert job.state == job_pb2.JOB_STATE_FAILED
     assert f"spec.{field}=9" in job.failure.message
@@ -207,7 +207,7 @@ def test_a_job_of_a_newer_version_fails_with_the_reason(server: Server, executor
 def test_a_remembered_outcome_whose_artifact_is_gone_is_computed_again(server: Server, executors: Executors) -> None:
     store = DirectoryStore(executors.folder)
     first = server.create().name
-    executor = executors(WORLD, evaluators=1)
+    executor = executors.shared(WORLD, evaluators=1)
     run(server, executor, executors.folder)
     works = executor.stats().works_done
     contents = {stored.sha256: store.get(stored.sha256) for stored in store.stored()}
@@ -230,7 +230,7 @@ def test_a_search_whose_state_names_what_is_gone_starts_again_and_computes_that(
 ) -> None:
     store = DirectoryStore(executors.folder)
     name = server.create().name
-    executor = executors(SLOW_WORLD)
+    executor = executors.shared(SLOW_WORLD)
     running = under_way(server, executor, executors.folder, name, steps=12, timeout_s=60)
     server.stop.set()
     running.join(15)

@@ -53,11 +53,11 @@ def test_thinking_counts_when_a_work_comes_of_it() -> None:
     clock = Clock()
     ledger = Ledger(("a",), clock)
     ledger.idle("a")
-    ledger.waiting()
+    ledger.waiting("job")
     clock.now += 9  # the search waits, and there is nothing: its own structure
-    ledger.thinking()
+    ledger.thinking("job")
     clock.now += 0.5
-    ledger.asked()
+    ledger.asked("job")
     ledger.line(1)
     ledger.busy("a")
     ledger.line(0)
@@ -69,11 +69,11 @@ def test_thinking_that_no_work_comes_of_does_not_count() -> None:
     clock = Clock()
     ledger = Ledger(("a",), clock)
     ledger.idle("a")
-    ledger.thinking()
+    ledger.thinking("job")
     clock.now += 0.5
-    ledger.waiting()
+    ledger.waiting("job")
     clock.now += 1
-    ledger.asked()
+    ledger.asked("job")
     assert ledger.stats().idle_ready_seconds == 0.0
 
 
@@ -82,7 +82,7 @@ def test_thinking_while_everybody_works_costs_nothing() -> None:
     ledger = Ledger(("a",), clock)
     ledger.idle("a")
     ledger.busy("a")
-    ledger.thinking()
+    ledger.thinking("job")
     clock.now += 3
-    ledger.asked()
+    ledger.asked("job")
     assert ledger.stats().idle_ready_seconds == 0.0

@@ -106,6 +106,7 @@ def job_table(job: JobInfo) -> Table:
         "multiple": str(job.multiple) if job.multiple != 1 else "",
         "effort": f"{job.effort}, stage {job.stage}, seed {job.seed}",
         "budget": ", ".join(f"{most:g} {kind}" for kind, most in job.budget.items()),
+        "parallel": "" if job.parallel is None else f"{job.parallel} evaluations at a time",
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "priority": str(job.priority) if job.priority else "",
         "retry of": job.retry_of,

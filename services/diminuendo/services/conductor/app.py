@@ -93,7 +93,7 @@ async def _grpc(
     except LocationError as error:
         raise StartError(f"artifacts: {error}") from None
     lease_us = round(settings.lease_s * 1_000_000)
-    server = GrpcServer(store, notifier, metrics, artifacts, clock, lease_us=lease_us)
+    server = GrpcServer(store, notifier, metrics, artifacts, clock, lease_us=lease_us, weights=settings.weights)
     watching: asyncio.Task[None] | None = None
     try:
         bound = await server.start(settings.host, settings.port)

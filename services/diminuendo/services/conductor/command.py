@@ -43,6 +43,12 @@ def conductor(
         str | None,
         typer.Option(help="Folder of the artifacts, or s3://BUCKET/PREFIX.", show_default="DATA_DIR/artifacts"),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT=NUMBER,...", help="What projects may have of the evaluators.", show_default="1 each"
+        ),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -62,6 +68,7 @@ def conductor(
             lease_s=lease_s,
             database=database,
             artifacts=artifacts,
+            weights=weights,
             log_level=log_level,
             with_parent=with_parent,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -64,6 +65,7 @@ class GrpcServer:
         clock: Clock,
         *,
         lease_us: int,
+        weights: Mapping[str, float],
     ) -> None:
         """Register the services; nothing listens yet."""
         self._notifier = notifier
@@ -72,7 +74,7 @@ class GrpcServer:
         self._health: Any = health_aio.HealthServicer()
         job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier, clock), self._server)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-            CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us), self._server
+            CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
         )
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(artifacts), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

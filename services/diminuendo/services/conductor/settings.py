@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from diminuendo.engine.stores import check_location
 from diminuendo.services.common.settings import ServiceSettings
+from diminuendo.services.common.weights import Weights
 from diminuendo.services.conductor.store.connect import sqlite_url
 
 _KINDS = "give postgresql://USER:PASSWORD@HOST/NAME or sqlite:///FILE"
@@ -29,6 +30,8 @@ class ConductorSettings(ServiceSettings):
         database: Where the database is: ``postgresql://USER:PASSWORD@HOST/NAME``, which several conductors may use,
             or ``sqlite:///FILE``; empty: SQLite in `data_dir`.
         artifacts: Where the artifacts are: a folder or ``s3://BUCKET/PREFIX``; empty: ``artifacts`` in `data_dir`.
+        weights: What projects may have of the evaluators, relative to one another: ``PROJECT=NUMBER,...``; 1 where it
+            is not said.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -42,6 +45,7 @@ class ConductorSettings(ServiceSettings):
     drain_s: float = Field(10.0, ge=0, le=3600, allow_inf_nan=False)
     database: SecretStr = SecretStr("")
     artifacts: str = ""
+    weights: Weights = Field(default_factory=dict)
     with_parent: bool = False
 
     @field_validator("database")

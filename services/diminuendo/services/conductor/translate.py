@@ -31,8 +31,8 @@ def to_job(job: Job) -> job_pb2.Job:
     )
 
 
-def to_lease(lease: Lease) -> coordinator_service_pb2.Lease:
-    """The lease as its coordinator sees it."""
+def to_lease(lease: Lease, weight: float) -> coordinator_service_pb2.Lease:
+    """The lease as its coordinator sees it, with its project's weight."""
     job = lease.job
     return coordinator_service_pb2.Lease(
         job=to_job(job),
@@ -40,4 +40,5 @@ def to_lease(lease: Lease) -> coordinator_service_pb2.Lease:
         expire_time=timestamp(job.lease_expire_time or 0),
         session_state=lease.session_state,
         next_step=job.next_step,
+        weight=weight,
     )

@@ -20,6 +20,7 @@ LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
 MAX_LABELS = 64
 MAX_REQUEST_ID = 64
 MAX_PRIORITY = 1000
+MAX_PARALLEL = 10_000
 LAST_SECOND = 253_402_300_799
 """The last one of the year 9999, where timestamps end."""
 
@@ -280,6 +281,8 @@ def _spec(problems: Problems, spec: job_pb2.JobSpec) -> None:
     if spec.accept not in ACCEPTS:
         _unknown(problems, "accept", spec.accept, job_pb2.Accept.keys())
         known.accept = job_pb2.ACCEPT_UNSPECIFIED
+    if spec.HasField("parallel") and not 1 <= spec.parallel <= MAX_PARALLEL:
+        problems.add("job.spec.parallel", f"{spec.parallel} is out of range; give 1 to {MAX_PARALLEL}, or leave it out")
     for problem in wrong_in(to_request(known)):
         problems.add(f"job.spec.{problem.field}", problem.text)
 

@@ -13,6 +13,7 @@ from diminuendo.services.conductor.validate import Problems, job_name, request_i
 
 MAX_WAIT_S = 30
 MAX_KEYS = 1000
+MAX_HOLDING = 1000
 MIB = 1024 * 1024
 MAX_OUTCOME = MIB
 MAX_STATE = 3 * MIB
@@ -29,6 +30,7 @@ class Asking:
     request_id: str
     wait_us: int
     evaluators: int
+    holding: tuple[str, ...]
 
 
 def lease_job(request: coordinator_service_pb2.LeaseJobRequest) -> Asking:
@@ -42,8 +44,10 @@ def lease_job(request: coordinator_service_pb2.LeaseJobRequest) -> Asking:
         problems.add("wait", f"{wait_us / 1e6:g} s is no waiting time; give 0 to {MAX_WAIT_S} s")
     if request.evaluators < 0:
         problems.add("evaluators", f"{request.evaluators} is negative; give the number of evaluators")
+    if len(request.holding) > MAX_HOLDING:
+        problems.add("holding", f"{len(request.holding)} jobs are too many; work on at most {MAX_HOLDING} at a time")
     problems.check()
-    return Asking(request.coordinator, request.request_id, wait_us, request.evaluators)
+    return Asking(request.coordinator, request.request_id, wait_us, request.evaluators, tuple(request.holding))
 
 
 def writer(name: str, epoch: int) -> None:

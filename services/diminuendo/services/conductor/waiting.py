@@ -3,7 +3,7 @@ lets go of."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 
 from diminuendo.v1 import job_pb2
 
@@ -79,6 +79,8 @@ async def lease_within(
     request_id: str,
     lease_us: int,
     wait_us: int,
+    holding: Collection[str] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> Lease | None:
     """The next job for a coordinator; None when none comes within the time.
 
@@ -90,7 +92,9 @@ async def lease_within(
         while True:
             changed.clear()
             notifier.check_open()
-            lease = await store.lease_job(coordinator=coordinator, request_id=request_id, lease_us=lease_us)
+            lease = await store.lease_job(
+                coordinator=coordinator, request_id=request_id, lease_us=lease_us, holding=holding, weights=weights
+            )
             if lease is not None or clock() >= deadline:
                 return lease
             ends = await store.next_lease_end()

@@ -35,6 +35,7 @@ def coordinator(
     work_timeout_s: Annotated[
         float | None, typer.Option(help="Seconds that one work may take.", show_default="3600")
     ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Most jobs at a time.", show_default="8")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -53,6 +54,7 @@ def coordinator(
             name=name,
             ray_address=ray_address,
             work_timeout_s=work_timeout_s,
+            jobs=jobs,
             log_level=log_level,
             with_parent=with_parent,
         )

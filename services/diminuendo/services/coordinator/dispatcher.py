@@ -1,19 +1,18 @@
 """The thread that owns the evaluators: gives them works, replaces lost ones, tries lost works again.
 
 Everything that happens comes in through one queue and is handled in order by one thread, so there is no lock and
-no moment at which two sides disagree. Works stand in one line, in proposal order, and go to whichever evaluator
+no moment at which two sides disagree. Works of all jobs stand in one line (see `line`) and go to whichever evaluator
 becomes free first: none waits for the search to think, and none waits behind another's long work.
 """
 
 from __future__ import annotations
 
-import bisect
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
@@ -21,6 +20,7 @@ from diminuendo.services.common import logs
 from diminuendo.services.coordinator import failures
 from diminuendo.services.coordinator.failures import Loss
 from diminuendo.services.coordinator.ledger import Ledger
+from diminuendo.services.coordinator.line import Claim, Line
 from diminuendo.services.coordinator.slot import Attempts, Slot, Spawn
 from diminuendo.services.evaluator.actor import Report
 
@@ -44,22 +44,48 @@ class Limits:
     backoff_s: float = 0.5
 
 
+@dataclass
+class Accounts:
+    """What a job has had: works that came to an answer, attempts that did not, and evaluator-seconds of all."""
+
+    works_done: int = 0
+    attempts_lost: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a job hears of what happens.
+
+    Attributes:
+        outbox: Works that are done.
+        warnings: (reason, message) of what its owner should know.
+        changed: Set whenever an evaluator takes or leaves a work of any job; whoever waits for it clears it.
+        accounts: The dispatcher's; ask it for them.
+    """
+
+    outbox: queue.SimpleQueue[Done] = field(default_factory=queue.SimpleQueue)
+    warnings: queue.SimpleQueue[tuple[str, str]] = field(default_factory=queue.SimpleQueue)
+    changed: threading.Event = field(default_factory=threading.Event)
+    accounts: Accounts = field(default_factory=Accounts)
+
+
 class Dispatcher(threading.Thread):
     """Use `post` from any thread; every other method belongs to this one."""
 
-    def __init__(self, names: Sequence[str], spawn: Spawn, limits: Limits) -> None:
+    def __init__(
+        self, names: Sequence[str], spawn: Spawn, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Prepare; `start` starts the thread, and the evaluators with it."""
         super().__init__(name="dispatcher", daemon=True)
-        self.outbox: queue.SimpleQueue[Done] = queue.SimpleQueue()
-        self.warnings: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self.statuses: tuple[tuple[str, str], ...] = tuple((name, "") for name in names)
-        self.changed = threading.Event()
         self.error: BaseException | None = None
-        self.ledger = Ledger(tuple(names), time.monotonic)
+        self.ledger = Ledger(tuple(names), clock)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._slots = [Slot(name) for name in names]
-        self._line: list[Attempts] = []
-        self._spawn, self._limits = spawn, limits
+        self._line: Line[Attempts] = Line(len(names))
+        self._posts: dict[str, Post] = {}
+        self._spawn, self._limits, self._clock = spawn, limits, clock
         self._stopping = False
 
     def post(self, event: Callable[[], None]) -> None:
@@ -81,21 +107,38 @@ class Dispatcher(threading.Thread):
 
     # --- what others ask for -------------------------------------------------------------------------------
 
-    def submit(self, work: Work) -> None:
-        """Put a work in line."""
-        self.ledger.asked()
-        self.revive()
-        self._enqueue(Attempts(work))
+    def enter(self, claim: Claim, post: Post) -> None:
+        """Let a job have works done, or change what it may have."""
+        self._line.join(claim)
+        self._posts[claim.job] = post
+        self._dispatch()
 
-    def cancel(self) -> None:
-        """Forget the line and end what is under way. Lost evaluators come back with the next work or `revive`."""
-        self._line.clear()
-        self.ledger.line(0)
-        self.ledger.waiting()
+    def submit(self, job: str, work: Work) -> None:
+        """Put a work in line."""
+        self.ledger.asked(job)
+        self.revive()
+        self._enqueue(Attempts(work, job))
+
+    def cancel(self, job: str) -> None:
+        """Forget what a job has in line and end what is under way of it.
+
+        Lost evaluators come back at once for other jobs' works, else with the next work or `revive`.
+        """
+        self._line.clear(job, self._clock())
+        self.ledger.waiting(job)
         for slot in self._slots:
-            if slot.state == "busy":
+            if slot.attempts is not None and slot.attempts.job == job:
                 self._drop(slot)
-        self._publish()
+        if len(self._line):
+            self.revive()
+        self._dispatch()
+
+    def leave(self, job: str) -> None:
+        """Forget a job."""
+        if job in self._posts:
+            self.cancel(job)
+            self._line.leave(job)
+            del self._posts[job]
 
     def revive(self) -> None:
         """Start every evaluator that is away without being due."""
@@ -111,7 +154,7 @@ class Dispatcher(threading.Thread):
 
     def _next_event(self) -> None:
         dues = [slot.due for slot in self._slots if slot.due is not None]
-        timeout = max(0.0, min(dues) - time.monotonic()) if dues else None
+        timeout = max(0.0, min(dues) - self._clock()) if dues else None
         try:
             event = self._inbox.get(timeout=timeout)
         except queue.Empty:
@@ -120,7 +163,7 @@ class Dispatcher(threading.Thread):
             event()
 
     def _overdue(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         for slot in self._slots:
             if slot.due is None or slot.due > now:
                 continue
@@ -162,7 +205,7 @@ class Dispatcher(threading.Thread):
         slot.incarnation += 1
         incarnation = slot.incarnation
         slot.handle, slot.state = self._spawn(slot.name), "starting"
-        slot.due = time.monotonic() + self._limits.start_s
+        slot.due = self._clock() + self._limits.start_s
 
         def ready(future: Future[object]) -> None:
             self.post(lambda: self._ready(slot, incarnation, future.exception()))
@@ -174,55 +217,66 @@ class Dispatcher(threading.Thread):
         slot.failed_starts += 1
         slot.last_failure = reason
         delay = min(30.0, self._limits.backoff_s * 2 ** (slot.failed_starts - 1))
-        slot.due = time.monotonic() + delay
+        slot.due = self._clock() + delay
         log.warning("evaluator_start_failed", evaluator=slot.name, reason=reason, again_in_s=delay)
         self._fail_if_none_starts()
 
     def _fail_if_none_starts(self) -> None:
         if any(slot.failed_starts < MAX_FAILED_STARTS for slot in self._slots):
             return
-        line, self._line = self._line, []
+        for job in self._posts:
+            for attempts in self._line.clear(job, self._clock()):
+                self._deliver(attempts, failures.no_evaluator(attempts.work, self._slots[0].last_failure), "", 0.0)
         self.ledger.line(0)
-        for attempts in line:
-            self._deliver(attempts, failures.no_evaluator(attempts.work, self._slots[0].last_failure), "", 0.0)
 
     def _drop(self, slot: Slot) -> None:
         """End the slot's process, and ignore whatever news of it is still to come."""
         slot.incarnation += 1
         if slot.handle is not None:
             slot.handle.kill()
-        slot.handle, slot.attempts, slot.due, slot.state = None, None, None, "away"
+        self._put_down(slot)
+        slot.handle, slot.due, slot.state, slot.last_job = None, None, "away", ""
         self.ledger.away(slot.name)
 
+    def _put_down(self, slot: Slot) -> None:
+        """The slot works on nothing any more."""
+        if slot.attempts is not None:
+            now, own = self._clock(), slot.attempts
+            self._line.ended(own.job, own.begun, now)
+            self._posts[own.job].accounts.busy_s += now - own.begun
+        slot.attempts = None
+
     def _free(self, slot: Slot) -> None:
-        slot.state, slot.attempts, slot.due = "idle", None, None
+        self._put_down(slot)
+        slot.state, slot.due = "idle", None
         self.ledger.idle(slot.name)
         self._dispatch()
 
     # --- works ---------------------------------------------------------------------------------------------
 
     def _enqueue(self, attempts: Attempts) -> None:
-        bisect.insort(self._line, attempts, key=lambda a: a.work.index)
-        self.ledger.line(len(self._line))
+        self._line.add(attempts.job, attempts.work.index, attempts, self._clock())
         self._dispatch()
         self._fail_if_none_starts()
 
     def _dispatch(self) -> None:
-        """Give the first works in line to the first evaluators that are idle."""
+        """Give works to the evaluators that are idle, each the one whose turn it is."""
         for slot in self._slots:
-            if not self._line:
-                break
             if slot.state == "idle":
-                self._give(slot, self._line.pop(0))
-        self.ledger.line(len(self._line))
+                taken = self._line.take(self._clock(), slot.last_job)
+                if taken is None:
+                    break
+                self._give(slot, taken)
+        self.ledger.line(self._line.ready)
         self._publish()
 
     def _give(self, slot: Slot, attempts: Attempts) -> None:
         if slot.handle is None:
             raise RuntimeError(f"{slot.name} is idle without a process")
         incarnation = slot.incarnation
-        slot.state, slot.attempts = "busy", attempts
-        slot.due = time.monotonic() + self._limits.work_s
+        slot.state, slot.attempts, slot.last_job = "busy", attempts, attempts.job
+        attempts.begun = self._clock()
+        slot.due = attempts.begun + self._limits.work_s
         self.ledger.busy(slot.name)
 
         def returned(future: Future[Report]) -> None:
@@ -239,6 +293,7 @@ class Dispatcher(threading.Thread):
             return
         attempts.losses.append(loss)
         self.ledger.attempts_lost += 1
+        self._posts[attempts.job].accounts.attempts_lost += 1
         work, count = attempts.work, len(attempts.losses)
         log.warning(
             "attempt_lost",
@@ -255,16 +310,18 @@ class Dispatcher(threading.Thread):
         answer = failures.give_up(work, loss, attempts=count)
         if not isinstance(answer, Failed):
             text = f"candidate {work.index} ({work.subject}) is left out after {count} attempts: {loss.detail}"
-            self.warnings.put(("CANDIDATE_INFEASIBLE", text))
+            self._posts[attempts.job].warnings.put(("CANDIDATE_INFEASIBLE", text))
         self._publish()
         self._deliver(attempts, answer, "", 0.0)
 
     def _deliver(self, attempts: Attempts, answer: AnyAnswer, evaluator: str, seconds: float) -> None:
         self.ledger.works_done += 1
-        self.outbox.put(Done(attempts.work, answer, evaluator, seconds))
+        self._posts[attempts.job].accounts.works_done += 1
+        self._posts[attempts.job].outbox.put(Done(attempts.work, answer, evaluator, seconds))
 
     def _publish(self) -> None:
         now = tuple((s.name, s.attempts.work.subject if s.attempts else "") for s in self._slots)
         if now != self.statuses:
             self.statuses = now
-            self.changed.set()
+            for post in self._posts.values():
+                post.changed.set()

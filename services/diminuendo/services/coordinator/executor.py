@@ -1,4 +1,4 @@
-"""The executor: `diminuendo.engine.search.drive.Executor` over evaluators on Ray."""
+"""The executor: `diminuendo.engine.search.drive.Executor` over evaluators on Ray, for each of several jobs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, TypeVar
 
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.cluster import Cluster
-from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits
+from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Limits, Post
 from diminuendo.services.coordinator.ledger import Stats
+from diminuendo.services.coordinator.line import Claim
 from diminuendo.services.coordinator.slot import Handle, RayHandle
 from diminuendo.services.evaluator.actor import WORKER
 
@@ -27,7 +29,7 @@ class ClusterLostError(RuntimeError):
 
 
 class RayExecutor:
-    """Runs works on N evaluators: N at a time, N next in line. A context manager.
+    """Evaluators that several jobs share. A context manager.
 
     It outlives jobs, so that models and factors stay in the evaluators' memory. An evaluator that is lost is
     replaced, and its work tried again, three times in all.
@@ -47,58 +49,24 @@ class RayExecutor:
         names = [f"evaluator-{i}" for i in range(cluster.evaluators)]
         self._dispatcher = Dispatcher(names, spawn, limits or Limits())
         self._dispatcher.start()
-        self._slots = 2 * cluster.evaluators
+        self.evaluators = cluster.evaluators
 
-    @property
-    def slots(self) -> int:
-        """One running and one next in line for each evaluator."""
-        return self._slots
+    def job(self, claim: Claim) -> JobExecutor:
+        """The executor of one more job; close it when the job is over."""
+        return JobExecutor(self, self._dispatcher, claim)
 
     @property
     def statuses(self) -> tuple[tuple[str, str], ...]:
         """(evaluator, what it works on; empty when idle)."""
         return self._dispatcher.statuses
 
-    @property
-    def changed(self) -> threading.Event:
-        """Set whenever `statuses` changes; whoever waits for it clears it."""
-        return self._dispatcher.changed
-
-    def submit(self, work: Work) -> None:
-        """Put the work in line; it starts as soon as an evaluator is free."""
-        self._dispatcher.post(lambda: self._dispatcher.submit(work))
-
-    def wait(self, timeout_s: float) -> list[Done]:
-        """Block until at least one work is done, or the time is over.
-
-        Raises:
-            ClusterLostError: The Ray cluster is gone.
-        """
-        ledger = self._dispatcher.ledger
-        self._dispatcher.post(ledger.waiting)
-        deadline = time.monotonic() + timeout_s
-        arrived = self._arrived(deadline)
-        if arrived:
-            self._dispatcher.post(ledger.thinking)
-        return arrived
-
-    def cancel(self) -> None:
-        """Give up every work that is not done. When this returns nothing of them runs, and nothing of them comes."""
-        self._ask(self._dispatcher.cancel)
-        _drain(self._dispatcher.outbox)
-        _drain(self._dispatcher.warnings)
-
     def revive(self) -> None:
-        """Start again the evaluators that `cancel` ended, ahead of the next job."""
+        """Start again the evaluators that a job's end has ended, ahead of the next one."""
         self._dispatcher.post(self._dispatcher.revive)
-
-    def take_warnings(self) -> list[tuple[str, str]]:
-        """(reason, message) of what the job's owner should know, since the last call."""
-        return _drain(self._dispatcher.warnings)
 
     def stats(self) -> Stats:
         """What the evaluators have done so far."""
-        return self._ask(self._dispatcher.ledger.stats)
+        return self.ask(self._dispatcher.ledger.stats)
 
     def close(self) -> None:
         """End the evaluators."""
@@ -115,20 +83,7 @@ class RayExecutor:
         """Close."""
         self.close()
 
-    def _arrived(self, deadline: float) -> list[Done]:
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                # In pieces, so that a dispatcher that has ended is noticed.
-                first = self._dispatcher.outbox.get(timeout=max(0.0, min(1.0, left)))
-            except queue.Empty:
-                self._check()
-                if left <= 0:
-                    return []
-            else:
-                return [first, *_drain(self._dispatcher.outbox)]
-
-    def _ask(self, question: Callable[[], T]) -> T:
+    def ask(self, question: Callable[[], T]) -> T:
         """The dispatcher's answer, after everything that it was told before."""
         answers: queue.SimpleQueue[T] = queue.SimpleQueue()
         self._dispatcher.post(lambda: answers.put(question()))
@@ -137,13 +92,104 @@ class RayExecutor:
             try:
                 return answers.get(timeout=0.2)
             except queue.Empty:
-                self._check()
+                self.check()
                 if time.monotonic() > deadline:
                     raise ClusterLostError(f"the Ray cluster has not answered for {_ANSWER_S:g} s") from None
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises ClusterLostError when the evaluators cannot be reached any more."""
         if not self._dispatcher.is_alive():
             raise ClusterLostError("the evaluators cannot be reached any more") from self._dispatcher.error
+
+
+class JobExecutor:
+    """Runs one job's works: as many at a time as its claim and other jobs leave it, and as many next in line."""
+
+    def __init__(self, shared: RayExecutor, dispatcher: Dispatcher, claim: Claim) -> None:
+        """Take part under a claim."""
+        self._shared, self._dispatcher = shared, dispatcher
+        self._post = Post()
+        self.claim(claim)
+
+    @property
+    def slots(self) -> int:
+        """One running and one next in line for each evaluator that it may have."""
+        evaluators = self._shared.evaluators
+        return 2 * min(evaluators, self._claim.most or evaluators)
+
+    @property
+    def statuses(self) -> tuple[tuple[str, str], ...]:
+        """(evaluator, what it works on; empty when idle), for all jobs."""
+        return self._dispatcher.statuses
+
+    @property
+    def changed(self) -> threading.Event:
+        """Set whenever `statuses` changes; whoever waits for it clears it."""
+        return self._post.changed
+
+    def claim(self, claim: Claim) -> None:
+        """Change what it may have."""
+        self._claim = claim
+        self._dispatcher.post(lambda: self._dispatcher.enter(claim, self._post))
+
+    def submit(self, work: Work) -> None:
+        """Put the work in line; it starts as soon as it is its turn and an evaluator is free."""
+        self._dispatcher.post(lambda: self._dispatcher.submit(self._claim.job, work))
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        """Block until at least one work is done, or the time is over.
+
+        Raises:
+            ClusterLostError: The Ray cluster is gone.
+        """
+        ledger, job = self._dispatcher.ledger, self._claim.job
+        self._dispatcher.post(lambda: ledger.waiting(job))
+        deadline = time.monotonic() + timeout_s
+        arrived = self._arrived(deadline)
+        if arrived:
+            self._dispatcher.post(lambda: ledger.thinking(job))
+        return arrived
+
+    def cancel(self) -> None:
+        """Give up every work that is not done. When this returns nothing of them runs, and nothing of them comes."""
+        self._shared.ask(lambda: self._dispatcher.cancel(self._claim.job))
+        _drain(self._post.outbox)
+        _drain(self._post.warnings)
+
+    def accounts(self) -> Accounts:
+        """What the job has had of the evaluators so far."""
+        return self._shared.ask(lambda: replace(self._post.accounts))
+
+    def take_warnings(self) -> list[tuple[str, str]]:
+        """(reason, message) of what the job's owner should know, since the last call."""
+        return _drain(self._post.warnings)
+
+    def close(self) -> None:
+        """Take part no more; what is under way of it ends."""
+        self._dispatcher.post(lambda: self._dispatcher.leave(self._claim.job))
+
+    def __enter__(self) -> Self:
+        """The executor itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _arrived(self, deadline: float) -> list[Done]:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                # In pieces, so that a dispatcher that has ended is noticed.
+                first = self._post.outbox.get(timeout=max(0.0, min(1.0, left)))
+            except queue.Empty:
+                self._shared.check()
+                if left <= 0:
+                    return []
+            else:
+                return [first, *_drain(self._post.outbox)]
 
 
 def _drain(source: queue.SimpleQueue[T]) -> list[T]:

@@ -33,15 +33,17 @@ class Heartbeat:
         *,
         statuses: Callable[[], tuple[tuple[str, str], ...]],
         changed: threading.Event,
+        on_priority: Callable[[int], object] = int,
     ) -> None:
         """Keep a lease.
 
         Args:
             statuses: (evaluator, what it works on).
             changed: Set when they change; cleared here.
+            on_priority: Called when the job's priority is another one.
         """
         self._conductor, self._lease = conductor, lease
-        self._statuses, self._changed = statuses, changed
+        self._statuses, self._changed, self._on_priority = statuses, changed, on_priority
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -78,10 +80,16 @@ class Heartbeat:
         else:
             self._lease.extended(response.expire_time, asked_at=asked_at)
             self._lease.deadline = translate.deadline_of(response)
+            self._told(response.priority)
             if response.cancel_requested:
                 self._lease.cancel_requested.set()
             if response.pause_requested:
                 self._lease.pause_requested.set()
+
+    def _told(self, priority: int) -> None:
+        if priority != self._lease.priority:
+            self._lease.priority = priority
+            self._on_priority(priority)
 
     def _refused(self, error: grpc.RpcError) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from diminuendo.v1 import coordinator_service_pb2 as v1
@@ -17,7 +17,7 @@ from diminuendo.engine.search.work import Failed
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
-from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
+from diminuendo.services.coordinator.executor import ClusterLostError, JobExecutor, RayExecutor
 from diminuendo.services.coordinator.heartbeat import Heartbeat
 from diminuendo.services.coordinator.journal import ConductorJournal
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
@@ -35,7 +35,7 @@ _PARTING_S = 3.0
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Runs leased jobs on one executor, one at a time.
+    """Runs leased jobs on one executor, each in the thread that calls.
 
     Attributes:
         stop: Set when the process is to end.
@@ -58,15 +58,21 @@ class JobRunner:
             given.expire_time,
             asked_at=asked_at,
             deadline=translate.deadline_of(given.job),
+            priority=given.job.priority,
         )
-        with logs.bound(job=lease.job_name, epoch=lease.epoch):
+        claim = translate.to_claim(given)
+        with logs.bound(job=lease.job_name, epoch=lease.epoch), self.executor.job(claim) as executor:
             log.info("job_started", next_step=given.next_step, state_bytes=len(given.session_state))
             beat = Heartbeat(
-                self.conductor, lease, statuses=lambda: self.executor.statuses, changed=self.executor.changed
+                self.conductor,
+                lease,
+                statuses=lambda: executor.statuses,
+                changed=executor.changed,
+                on_priority=lambda priority: executor.claim(replace(claim, priority=priority)),
             )
             try:
                 with beat:
-                    outcome = self._outcome(given, lease)
+                    outcome = self._outcome(given, lease, executor)
                     self._end(lease, outcome)
             except LeaseLostError as error:
                 log.warning("job_left", reason=str(error))
@@ -75,10 +81,10 @@ class JobRunner:
                 self._release(lease, None)
                 raise
 
-    def _outcome(self, given: v1.Lease, lease: HeldLease) -> Outcome | None:
+    def _outcome(self, given: v1.Lease, lease: HeldLease, executor: JobExecutor) -> Outcome | None:
         """How the job ends; None when it is to be queued again."""
         try:
-            finished = self._drive(given, lease)
+            finished = self._drive(given, lease, executor)
             return (
                 translate.to_failure(finished)
                 if isinstance(finished, Failed)
@@ -95,7 +101,7 @@ class JobRunner:
             message = f"{type(error).__name__}: {error}; this is a defect: report it with the traceback"
             return translate.failure("INTERNAL", message, traceback.format_exc())
 
-    def _drive(self, given: v1.Lease, lease: HeldLease) -> Finished | Failed:
+    def _drive(self, given: v1.Lease, lease: HeldLease, executor: JobExecutor) -> Finished | Failed:
         request = translate.to_request(given.job.spec)
         journal = ConductorJournal(
             self.conductor,
@@ -103,37 +109,39 @@ class JobRunner:
             request,
             next_step=given.next_step,
             stop=self.stop,
-            take_warnings=self.executor.take_warnings,
+            take_warnings=executor.take_warnings,
             missing=self.store.missing,
         )
         session = _session(given, request, journal)
         before = self.executor.stats()
         try:
-            return self._to_its_end(session, journal, lease)
+            return self._to_its_end(session, journal, lease, executor)
         finally:
-            self.executor.cancel()
-            after = self.executor.stats()
+            executor.cancel()
+            own = executor.accounts()
             log.info(
                 "job_accounts",
-                works=after.works_done - before.works_done,
-                attempts_lost=after.attempts_lost - before.attempts_lost,
-                busy_s=round(sum(s for _, s in after.busy_seconds) - sum(s for _, s in before.busy_seconds), 3),
-                idle_ready_s=round(after.idle_ready_seconds - before.idle_ready_seconds, 3),
+                works=own.works_done,
+                attempts_lost=own.attempts_lost,
+                busy_s=round(own.busy_s, 3),
+                idle_ready_s=round(self.executor.stats().idle_ready_seconds - before.idle_ready_seconds, 3),
             )
 
-    def _to_its_end(self, session: Session, journal: ConductorJournal, lease: HeldLease) -> Finished | Failed:
+    def _to_its_end(
+        self, session: Session, journal: ConductorJournal, lease: HeldLease, executor: JobExecutor
+    ) -> Finished | Failed:
         """Drive the search; where the store lost what its state refers to, from the beginning.
 
         Then outcomes that are whole are remembered, and the others are computed again.
         """
         for _ in range(MAX_RESTARTS):
-            outcome = drive(session, self.executor, journal, left=lease.left_s)
+            outcome = drive(session, executor, journal, left=lease.left_s)
             if not (isinstance(outcome, Failed) and outcome.reason == "ARTIFACT_MISSING"):
                 return outcome
             log.warning("artifact_missing", reason=outcome.message)
             journal.warn("ARTIFACT_MISSING", f"the search starts again and computes what is lost: {outcome.message}")
             session = Session(session.request)
-        return drive(session, self.executor, journal, left=lease.left_s)
+        return drive(session, executor, journal, left=lease.left_s)
 
     def _end(self, lease: HeldLease, outcome: Outcome | None) -> None:
         """Release the job; an outcome that the conductor refuses fails it, instead of being tried for ever."""

@@ -26,6 +26,7 @@ class HeldLease:
         pause_requested: The job is to be stopped and released without an outcome.
         lost: The lease is over.
         deadline: When the job is to end with its best model; None: it has no deadline.
+        priority: The job's.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class HeldLease:
         *,
         asked_at: float,
         deadline: datetime | None = None,
+        priority: int = 0,
     ) -> None:
         """Take note of a lease that was given.
 
@@ -44,7 +46,7 @@ class HeldLease:
         """
         self.job_name, self.epoch = job_name, epoch
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()
-        self.lost, self.deadline = threading.Event(), deadline
+        self.lost, self.deadline, self.priority = threading.Event(), deadline, priority
         self.duration_s = _left_s(expire_time)
         self._until = asked_at + self.duration_s
 

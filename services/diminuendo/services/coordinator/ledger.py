@@ -27,9 +27,10 @@ class Stats:
 class Ledger:
     """Keeps the accounts, told of every change in the order in which they happen. Not thread-safe.
 
-    An idle evaluator counts against the coordinator while works stand in line, and also while the search is
+    An idle evaluator counts against the coordinator while works stand in line, and also while a job's search is
     thinking: from the moment an outcome was handed to it until it submits. Only if it does submit before it waits
-    again, though: otherwise there was nothing that it could have asked for.
+    again, though: otherwise there was nothing that it could have asked for. Where several think at a time, what one
+    of them had to be waited for is counted once.
     """
 
     def __init__(self, evaluators: tuple[str, ...], clock: Callable[[], float]) -> None:
@@ -44,8 +45,7 @@ class Ledger:
         self._since: dict[str, float] = {}
         self._idle: set[str] = set()
         self._line = 0
-        self._thinking = False
-        self._thought = 0.0
+        self._thoughts: dict[str, float] = {}
         self._idle_ready = 0.0
         self._last = clock()
         self.works_done = 0
@@ -70,25 +70,26 @@ class Ledger:
         self._idle.discard(evaluator)
 
     def line(self, length: int) -> None:
-        """So many works wait for an evaluator."""
+        """So many works could be done now by evaluators that are not there."""
         self._advance()
         self._line = length
 
-    def thinking(self) -> None:
-        """An outcome was handed to the search."""
+    def thinking(self, job: str) -> None:
+        """An outcome was handed to a job's search."""
         self._advance()
-        self._thinking, self._thought = True, 0.0
+        self._thoughts[job] = 0.0
 
-    def asked(self) -> None:
+    def asked(self, job: str) -> None:
         """The search submitted a work: what it was thinking about was ready."""
         self._advance()
-        self._idle_ready += self._thought
-        self._thought = 0.0
+        waited = self._thoughts.get(job, 0.0)
+        self._idle_ready += waited
+        self._thoughts = {other: max(0.0, seconds - waited) for other, seconds in self._thoughts.items()}
 
-    def waiting(self) -> None:
+    def waiting(self, job: str) -> None:
         """The search has asked for all that it wants and waits."""
         self._advance()
-        self._thinking, self._thought = False, 0.0
+        self._thoughts.pop(job, None)
 
     def stats(self) -> Stats:
         """The accounts up to now."""
@@ -105,8 +106,8 @@ class Ledger:
             return
         if self._line:
             self._idle_ready += passed
-        elif self._thinking:
-            self._thought += passed
+        else:
+            self._thoughts = {job: seconds + passed for job, seconds in self._thoughts.items()}
 
     def _stop(self, evaluator: str) -> None:
         since = self._since.pop(evaluator, None)

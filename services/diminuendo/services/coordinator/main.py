@@ -1,9 +1,10 @@
-"""The coordinator's loop: lease a job, run it, lease the next one."""
+"""The coordinator's loop: lease a job, run it beside the others, lease the next one."""
 
 from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 
 import grpc
 from diminuendo.v1 import coordinator_service_pb2 as v1
@@ -13,6 +14,7 @@ from diminuendo.engine.stores import LocationError, open_store, resolved
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator.cluster import connected
+from diminuendo.services.coordinator.crew import Crew
 from diminuendo.services.coordinator.dispatcher import Limits
 from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
 from diminuendo.services.coordinator.job import JobRunner
@@ -46,7 +48,7 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
             log.info("coordinating", conductor=settings.conductor, evaluators=cluster.evaluators)
             runner = JobRunner(conductor, executor, store, stop.event)
             try:
-                _loop(settings.name, cluster.evaluators, runner, stop)
+                _loop(settings, cluster.evaluators, runner, stop)
             except ClusterLostError:
                 log.exception("cluster_lost")
                 return 1
@@ -56,13 +58,25 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
     return 0
 
 
-def _loop(name: str, evaluators: int, runner: JobRunner, stop: Stop) -> None:
+def _loop(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, stop: Stop) -> None:
+    crew = Crew(settings.jobs, stop)
+    try:
+        _lease(settings.name, evaluators, runner, crew, stop)
+    finally:
+        crew.join()
+
+
+def _lease(name: str, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop) -> None:
     request_id, delay = _new_id(), _FIRST_DELAY_S
-    while not stop.event.is_set():
+    while crew.wait_for_room():
         runner.executor.revive()
         asked_at = time.monotonic()
         request = v1.LeaseJobRequest(
-            coordinator=name, request_id=request_id, wait=Duration(seconds=_WAIT_S), evaluators=evaluators
+            coordinator=name,
+            request_id=request_id,
+            wait=Duration(seconds=_WAIT_S),
+            evaluators=evaluators,
+            holding=crew.holding,
         )
         try:
             response = _ask(runner.conductor, request, stop)
@@ -76,7 +90,7 @@ def _loop(name: str, evaluators: int, runner: JobRunner, stop: Stop) -> None:
             continue
         request_id, delay = _new_id(), _FIRST_DELAY_S
         if response.HasField("lease"):
-            runner.run(response.lease, asked_at=asked_at)
+            crew.start(response.lease.job.name, partial(runner.run, response.lease, asked_at=asked_at))
 
 
 def _ask(conductor: Conductor, request: v1.LeaseJobRequest, stop: Stop) -> v1.LeaseJobResponse:

@@ -18,9 +18,16 @@ SlotState = Literal["away", "starting", "idle", "busy"]
 
 @dataclass
 class Attempts:
-    """A work in line or under way, and what became of the attempts before."""
+    """A work in line or under way, and what became of the attempts before.
+
+    Attributes:
+        job: Whose it is.
+        begun: When (monotonic seconds) the present attempt began.
+    """
 
     work: Work
+    job: str
+    begun: float = 0.0
     losses: list[Loss] = field(default_factory=list)
 
 
@@ -58,6 +65,7 @@ class Slot:
         due: When (monotonic seconds) to act if nothing happens: a start or a work has taken too long, or an
             evaluator that is away is to be started again. None: never.
         failed_starts: In a row.
+        last_job: The job that it has worked on last; empty: its process has worked on none.
     """
 
     name: str
@@ -68,6 +76,7 @@ class Slot:
     due: float | None = None
     failed_starts: int = 0
     last_failure: str = ""
+    last_job: str = ""
 
 
 class RayHandle:

@@ -14,6 +14,7 @@ from diminuendo.engine.search.session import Best, Finished, Request, StageName,
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Prepared
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common import spec as common
+from diminuendo.services.coordinator.line import Claim
 
 _STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
     "prepare": job_pb2.STAGE_PREPARE,
@@ -33,6 +34,18 @@ class UnknownSpecError(ValueError):
 def deadline_of(message: job_pb2.Job | v1.HeartbeatResponse) -> datetime | None:
     """The deadline that a message tells of."""
     return message.deadline.ToDatetime(tzinfo=UTC) if message.HasField("deadline") else None
+
+
+def to_claim(given: v1.Lease) -> Claim:
+    """What a leased job may have of the evaluators."""
+    job = given.job
+    return Claim(
+        job=f"{job.name}#{given.epoch}",  # one of an earlier epoch may still be on its way out
+        project=job.name.split("/")[1],
+        weight=given.weight or 1.0,
+        priority=job.priority,
+        most=job.spec.parallel if job.spec.HasField("parallel") else None,
+    )
 
 
 def to_request(spec: job_pb2.JobSpec) -> Request:

@@ -39,6 +39,15 @@ def serve(
         str | None,
         typer.Option(help="Folder of the artifacts, or s3://BUCKET/PREFIX.", show_default="DATA_DIR/artifacts"),
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Most jobs at a time; others wait in the queue.", show_default="8")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT=NUMBER,...", help="What projects may have of the evaluators.", show_default="1 each"
+        ),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -58,6 +67,8 @@ def serve(
             evaluators=evaluators,
             lease_s=lease_s,
             artifacts=artifacts,
+            jobs=jobs,
+            weights=weights,
             log_level=log_level,
             with_parent=with_parent,
         )

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from diminuendo.engine.stores import check_location
 from diminuendo.services.common.settings import ServiceSettings
+from diminuendo.services.common.weights import Weights
 
 
 class ServeSettings(ServiceSettings):
@@ -22,6 +23,9 @@ class ServeSettings(ServiceSettings):
         evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
         lease_s: How long the coordinator may be silent before it loses its job, in seconds.
         artifacts: Folder of the artifacts or ``s3://BUCKET/PREFIX``; empty: ``artifacts`` in `data_dir`.
+        jobs: Most jobs at a time; others wait in the queue.
+        weights: What projects may have of the evaluators, relative to one another: ``PROJECT=NUMBER,...``; 1 where it
+            is not said.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -34,6 +38,8 @@ class ServeSettings(ServiceSettings):
     evaluators: int | None = Field(None, ge=1, le=10_000)
     lease_s: float = Field(30.0, gt=0, le=3600, allow_inf_nan=False)
     artifacts: str = ""
+    jobs: int = Field(8, ge=1, le=1000)
+    weights: Weights = Field(default_factory=dict)
     with_parent: bool = False
 
     @field_validator("artifacts")

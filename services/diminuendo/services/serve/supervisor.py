@@ -13,6 +13,7 @@ import typer
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.common.weights import written
 from diminuendo.services.coordinator.scratch import remove_abandoned
 from diminuendo.services.serve.child import Child
 from diminuendo.services.serve.orphans import end_adopted
@@ -82,6 +83,7 @@ class Supervisor:
         await self._conductor.start(
             *("--data-dir", str(s.data_dir), "--host", s.host, "--port", str(port), "--http-port", str(http_port)),
             *("--lease-s", str(s.lease_s), "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
+            *(("--weights", written(s.weights)) if s.weights else ()),
         )
         try:
             line = await asyncio.wait_for(self._conductor.read_line(), _READY_S)
@@ -97,7 +99,7 @@ class Supervisor:
         evaluators = () if s.evaluators is None else ("--evaluators", str(s.evaluators))
         await self._coordinator.start(
             *("--conductor", self.grpc, "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
-            *evaluators,
+            *("--jobs", str(s.jobs), *evaluators),
         )
 
     async def _no_start(self, child: Child) -> StartError | FailedError:

@@ -16,6 +16,10 @@ def submit(
     job_id: Annotated[str | None, typer.Option("--job-id", help="Id of the job; the server chooses one.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher ones run first, -1000 to 1000.")] = 0,
+    parallel: Annotated[
+        int | None,
+        typer.Option("--parallel", help="Most evaluations at a time.", show_default="as many as there are evaluators"),
+    ] = None,
     deadline: options.Deadline = None,
     request_id: Annotated[
         str | None, typer.Option("--request-id", help="The same one again gives the same job.")
@@ -35,6 +39,7 @@ def submit(
             job_id=job_id,
             labels=options.labels_of(label or []),
             priority=priority,
+            parallel=parallel,
             deadline=options.moment(deadline),
             request_id=request_id,
         )

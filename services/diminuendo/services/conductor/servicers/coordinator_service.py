@@ -3,6 +3,7 @@
 # ruff: noqa: N802 - the methods are named by the protos
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from diminuendo.v1 import coordinator_service_pb2 as v1
@@ -26,10 +27,24 @@ _Context = ServicerContext[Any, Any]
 class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
     """Serves the leases of a store's jobs."""
 
-    def __init__(self, store: Store, notifier: Notifier, metrics: Metrics, clock: Clock, *, lease_us: int) -> None:
-        """Leases last `lease_us` from the last sign of life."""
+    def __init__(
+        self,
+        store: Store,
+        notifier: Notifier,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        lease_us: int,
+        weights: Mapping[str, float],
+    ) -> None:
+        """Serve.
+
+        Args:
+            lease_us: How long leases last from the last sign of life.
+            weights: Of projects, where it is not 1.
+        """
         self._store, self._notifier, self._metrics, self._clock = store, notifier, metrics, clock
-        self._lease_us = lease_us
+        self._lease_us, self._weights = lease_us, weights
 
     async def LeaseJob(self, request: v1.LeaseJobRequest, context: _Context) -> v1.LeaseJobResponse:
         """The next job, or an answer without one."""
@@ -45,11 +60,13 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             request_id=asking.request_id,
             lease_us=self._lease_us,
             wait_us=asking.wait_us,
+            holding=asking.holding,
+            weights=self._weights,
         )
         if lease is None:
             return v1.LeaseJobResponse()
         _log.info("job_leased", job=lease.job.name, coordinator=asking.coordinator, epoch=lease.job.epoch)
-        return v1.LeaseJobResponse(lease=to_lease(lease))
+        return v1.LeaseJobResponse(lease=to_lease(lease, self._weights.get(lease.job.project, 1.0)))
 
     async def Heartbeat(self, request: v1.HeartbeatRequest, context: _Context) -> v1.HeartbeatResponse:
         """Extend the lease."""
@@ -62,6 +79,7 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             cancel_requested=job.state is State.CANCELLING,
             pause_requested=job.state is State.PAUSING,
             deadline=timestamp_or_none(job.deadline),
+            priority=job.priority,
         )
 
     async def BatchGetEvaluations(

@@ -124,12 +124,21 @@ class Store(Protocol):
         """Events with a sequence number above `after`, in order."""
         ...
 
-    async def lease_job(self, *, coordinator: str, request_id: str = "", lease_us: int) -> Lease | None:
+    async def lease_job(
+        self,
+        *,
+        coordinator: str,
+        request_id: str = "",
+        lease_us: int,
+        holding: Collection[str] = (),
+        weights: Mapping[str, float] | None = None,
+    ) -> Lease | None:
         """Give the next job to a coordinator, or None when there is none.
 
-        The order: the lease given under the same request_id, if it still holds; a running job of this coordinator
-        or of one whose lease has ended; the oldest queued one of the highest priority. Jobs that a coordinator which is
-        gone was to let go of are taken from it here.
+        The order: the lease given under the same request_id, if it still holds; a running job of this coordinator, but
+        for those that it says it is holding, or of one whose lease has ended; a queued job. Of those comes first the
+        project that has fewest jobs in coordinators' hands for its weight (1 where none is given), in it the highest
+        priority, then the oldest. Jobs that a coordinator which is gone was to let go of are taken from it here.
         """
         ...
 

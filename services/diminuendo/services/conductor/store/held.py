@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from diminuendo.v1 import job_pb2
-from sqlalchemy import ColumnElement, and_, bindparam, delete, insert, or_, select, text
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, text
 
 from diminuendo.services.conductor import leases as rules
 from diminuendo.services.conductor.jobs import Draft
@@ -33,9 +35,23 @@ _STATE = select(session_states.c.body).where(session_states.c.job_id == bindpara
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(1, hashtext(:coordinator))")
 _DROP_STATE = delete(session_states).where(session_states.c.job_id == bindparam("job"))
 _ADD_STATE = insert(session_states)
+_WAITING = (
+    select(jobs.c.project, func.min(jobs.c.id).label("first"))
+    .where(jobs.c.state == State.QUEUED.name)
+    .group_by(jobs.c.project)
+)
+_WORKED_ON = select(jobs.c.project, func.count().label("jobs")).where(jobs.c.state.in_(_HELD)).group_by(jobs.c.project)
 
 
-def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) -> Lease | None:
+def lease(
+    tx: Transaction,
+    *,
+    coordinator: str,
+    request_id: str,
+    lease_us: int,
+    holding: Collection[str] = (),
+    weights: Mapping[str, float] | None = None,
+) -> Lease | None:
     """Give the next job to a coordinator."""
     _alone(tx, coordinator)
     same = and_(jobs.c.coordinator == coordinator, jobs.c.lease_request == request_id, jobs.c.state.in_(_HELD))
@@ -44,16 +60,28 @@ def lease(tx: Transaction, *, coordinator: str, request_id: str, lease_us: int) 
         job = rules.extend(again, tx.now, lease_us=lease_us)
         rows.save(tx.connection, job)
         return _lease(tx, job)
-    lost = or_(jobs.c.lease_expire_time <= tx.now, jobs.c.coordinator == coordinator)
-    _lapse(tx, lost)
-    job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, jobs.c.coordinator == coordinator), wait=True)
-    job_free = job_free or _first(tx, and_(jobs.c.state == State.RUNNING.name, lost))
-    job_free = job_free or _first(tx, jobs.c.state == State.QUEUED.name, by_priority=True)
+    theirs = jobs.c.name.not_in(holding)
+    forgotten = and_(jobs.c.coordinator == coordinator, theirs)
+    expired = and_(jobs.c.lease_expire_time <= tx.now, theirs)
+    _lapse(tx, or_(expired, forgotten))
+    job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, forgotten), wait=True)
+    job_free = job_free or _first(tx, and_(jobs.c.state == State.RUNNING.name, expired))
+    job_free = job_free or _next_queued(tx, weights or {})
     if job_free is None:
         return None
     draft = rules.grant(job_free, tx.now, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
     store_draft(tx, draft)
     return _lease(tx, draft.job)
+
+
+def _next_queued(tx: Transaction, weights: Mapping[str, float]) -> Job | None:
+    """The first job in the queue of the project that has least for its weight, if it has any."""
+    oldest = {row.project: row.first for row in tx.connection.execute(_WAITING)}
+    worked_on = {row.project: row.jobs for row in tx.connection.execute(_WORKED_ON)}
+    order = sorted(oldest, key=lambda name: (worked_on.get(name, 0) / weights.get(name, 1.0), oldest[name]))
+    queued = jobs.c.state == State.QUEUED.name
+    found = (_first(tx, and_(queued, jobs.c.project == project), by_priority=True) for project in order)
+    return next((job for job in found if job is not None), None)
 
 
 def _alone(tx: Transaction, coordinator: str) -> None:

@@ -175,10 +175,25 @@ class SqlStore:
 
         return await self._read(query)
 
-    async def lease_job(self, *, coordinator: str, request_id: str = "", lease_us: int) -> Lease | None:
+    async def lease_job(
+        self,
+        *,
+        coordinator: str,
+        request_id: str = "",
+        lease_us: int,
+        holding: Collection[str] = (),
+        weights: Mapping[str, float] | None = None,
+    ) -> Lease | None:
         """Give the next job to a coordinator, or None when there is none."""
         return await self._write(
-            lambda tx: held.lease(tx, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
+            lambda tx: held.lease(
+                tx,
+                coordinator=coordinator,
+                request_id=request_id,
+                lease_us=lease_us,
+                holding=holding,
+                weights=weights,
+            )
         )
 
     async def next_lease_end(self, states: Collection[State] = HELD) -> int | None:

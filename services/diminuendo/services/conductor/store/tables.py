@@ -63,11 +63,11 @@ jobs = Table(
     Column("retry_of", String(160), nullable=False, server_default=""),
     Column("deadline", BigInteger),
     UniqueConstraint("name"),
-    Index(None, "state", "nice", "id"),
+    Index(None, "state", "project", "nice", "id"),
     Index(None, "project", "id"),
     sqlite_autoincrement=True,
 )
-"""`nice` is minus the priority: an index that rises leads to the next job to lease."""
+"""`nice` is minus the priority: an index that rises leads to the next job of a project to lease."""
 
 events = Table(
     "events",
