@@ -100,16 +100,18 @@ def test_submit_takes_what_compress_takes(fake: FakeServer, run_here: Run) -> No
         budget=job_pb2.Budget(evaluations=20, epochs=90.5),
         formats=["svd", "tucker2"],
     )
-    run_here("submit", "zoo:digits", "--target", "size=1.5MB", "--job-id", "aimed")
+    run_here("submit", "zoo:digits", "--target", "size=1.5MB", "--job-id", "aimed", "--parallel", "3")
     spec = fake.asked(job_service_pb2.CreateJobRequest)[-1].job.spec
     assert (spec.HasField("delta"), spec.target, spec.objective) == (False, limit(figure="size", most=1.5), "")
+    assert spec.parallel == 3
 
 
 def test_compress_and_submit_have_the_same_wishes() -> None:
     """By the options themselves: what one has and the other lacks is about where it runs."""
     compress, submit = ({option.name for option in cli.load(name).params} for name in ("compress", "submit"))
     assert compress - submit == {"weights", "data", "threads", "out", "work", "dry_run"}
-    assert submit - compress == {"job_id", "label", "priority", "deadline", "request_id", "watch", "server", "project"}
+    served = {"job_id", "label", "priority", "parallel", "deadline", "request_id", "watch", "server", "project"}
+    assert submit - compress == served
 
 
 @pytest.mark.parametrize(
@@ -312,7 +314,7 @@ def test_get_as_table_and_json(fake: FakeServer, run: Run, recorded: Recorded) -
 def test_a_jobs_wishes_are_shown(fake: FakeServer, run_here: Run, recorded: Recorded) -> None:
     job = recorded.job()
     limit = job_pb2.Limit(figure="macs", most=5e7)
-    wishes = job_pb2.JobSpec(limits=[limit], freeze=["conv"], multiple=8, stage=1, formats=["svd"])
+    wishes = job_pb2.JobSpec(limits=[limit], freeze=["conv"], multiple=8, stage=1, formats=["svd"], parallel=3)
     wishes.max_ratio.add(pattern="fc", most=1.5)
     wishes.budget.minutes = 2.5
     job.spec.MergeFrom(wishes)
@@ -332,6 +334,7 @@ def test_a_jobs_wishes_are_shown(fake: FakeServer, run_here: Run, recorded: Reco
         "multiple": "8",
         "effort": "quick, stage 1, seed 7",
         "budget": "2.5 minutes",
+        "parallel": "3 evaluations at a time",
         "result": "inside size 1.5 MB: 7.92x fewer params, 5.10x fewer MACs, 6.25x less size, drop 0.25",
     }
     assert {name: shown.get(name) for name in expected} == expected

@@ -72,6 +72,8 @@ async def test_the_server_chooses_an_id(api: Api) -> None:
         ({"max_ratio": [job_pb2.MaxRatio(pattern="fc", most=0.5)]}, "job.spec.max_ratio", "fc=0.5 is no ratio; give a"),
         ({"multiple": 0}, "job.spec.multiple", "0 is no multiple of ranks; give a whole number from 1 to 1024"),
         ({"multiple": 1025}, "job.spec.multiple", "1025 is no multiple"),
+        ({"parallel": 0}, "job.spec.parallel", "0 is out of range; give 1 to 10000, or leave it out"),
+        ({"parallel": 10_001}, "job.spec.parallel", "10001 is out of range"),
         ({"stage": 0}, "job.spec.stage", "0 is unknown; give 1 (stop after exploration) or 2 (anneal too)"),
         (
             {"budget": job_pb2.Budget(evaluations=2)},
