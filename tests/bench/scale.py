@@ -36,14 +36,17 @@ from diminuendo.services.coordinator.line import Claim
 from diminuendo.services.evaluator.actor import Hello, Report
 
 WEIGHTS = {"a": 1.0, "b": 1.5, "c": 2.0, "d": 2.5, "e": 3.0}
-MEAN_S, SPREAD = 60.0, 1.5
-"""Of an evaluation; its logarithm's standard deviation: one in a hundred takes more than ten times the mean."""
+MEAN_S, SPREAD = 60.0, 1.0
+"""Of an evaluation; its logarithm's standard deviation: one in a hundred takes more than six times the mean."""
 
 OTHER_S = 2.0
 """Mean of any other work."""
 
 LOST = 0.01
 START_S = 10.0
+EVALUATIONS = 200
+"""Of a job, at the effort whose rounds are widest: 500 jobs then want more than 1,000 evaluators."""
+
 LATE_SHARE = 0.02
 """Jobs that come when the others are in the middle of it."""
 
@@ -130,6 +133,7 @@ class Figures:
 
     busy_s: float = 0.0
     ready_s: float = 0.0
+    shared_s: float = 0.0
     used_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTS, 0.0))
     decision_us: list[float] = field(default_factory=list)
     search_us: list[float] = field(default_factory=list)
@@ -169,7 +173,9 @@ class Simulation:
 
     def _come(self, number: int, seed: int) -> Job:
         project = list(WEIGHTS)[number % len(WEIGHTS)]
-        request = Request("zoo:made-up", 1.0, seed=1000 * seed + number, effort="normal")
+        request = Request(
+            "zoo:made-up", 1.0, seed=1000 * seed + number, effort="deep", budget=(("evaluations", EVALUATIONS),)
+        )
         job = Job(Claim(f"job{number}", project, WEIGHTS[project]), Session(request), self.events.now)
         self.jobs[job.claim.job] = job
         self.dispatcher.post(lambda: self.dispatcher.enter(job.claim, job.post))
@@ -219,10 +225,11 @@ class Simulation:
     def _book(self) -> None:
         """The time since the last event, under what held during it."""
         passed, self._before = self.events.now - self._before, self.events.now
-        if self._ready:
+        if self._ready and self._before - passed >= START_S:
             self.figures.ready_s += passed * self.evaluators
             self.figures.busy_s += passed * self._busy
         if self._all_ready:
+            self.figures.shared_s += passed
             for project, count in self._running.items():
                 self.figures.used_s[project] += passed * count
 
@@ -254,7 +261,11 @@ def simulate(evaluators: int, jobs: int, seed: int) -> dict[str, Any]:
     stats = simulation.dispatcher.ledger
     whole, weights = sum(figures.used_s.values()), sum(WEIGHTS.values())
     shares = {
-        project: {"share": used / whole, "fair": WEIGHTS[project] / weights, "off": used / whole / WEIGHTS[project] * weights - 1}
+        project: {
+            "share": used / whole,
+            "fair": WEIGHTS[project] / weights,
+            "off": used / whole * weights / WEIGHTS[project] - 1,
+        }
         for project, used in figures.used_s.items()
     }
     tenth = max(1, len(figures.decision_us) // 10)
@@ -263,6 +274,7 @@ def simulate(evaluators: int, jobs: int, seed: int) -> dict[str, Any]:
         "evaluators": evaluators,
         "jobs": jobs,
         "works": stats.works_done,
+        "hours_with_works_of_every_project": figures.shared_s / 3600,
         "attempts_lost": stats.attempts_lost,
         "virtual_hours": simulation.events.now / 3600,
         "busy_while_queued": figures.busy_s / figures.ready_s if figures.ready_s else math.nan,

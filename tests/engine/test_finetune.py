@@ -51,6 +51,31 @@ def tuned(*, seed: int = 1, rate: float = 1.0, epochs: int = 6) -> tuple[nn.Modu
     return teacher_model, student, samples, done.diverged
 
 
+def test_micro_batches_add_up_to_the_batch() -> None:
+    """Without BatchNorm, which goes by what it sees, parts of a batch give the same weights as the whole."""
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double().eval()
+    inputs = torch.randn(50, 6, dtype=torch.float64)
+    samples = Samples(inputs, original(inputs).argmax(dim=1).detach())
+    found, sizes = [], set[int]()
+    for parts in (1, 2, 3, 100):
+        student = copy.deepcopy(original)
+        first, last = student[0], student[2]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            first.weight.mul_(0.5)
+        first.register_forward_hook(lambda _m, given, _o: sizes.add(len(given[0])))
+        teacher = Teacher(original, samples, None, seed=3)
+        finetune(student, teacher, functional.cross_entropy, RECIPE, epochs=3, rate=1.0, seed=1, parts=parts)
+        found.append(last.weight.detach())
+    assert {16, 8, 5, 6, 2} <= sizes, "of the whole, of halves, of thirds, and of as many as may be"
+    assert 1 not in sizes, "a BatchNorm cannot go by a single sample"
+    assert not torch.equal(found[0], original.state_dict()["2.weight"])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-12)
+
+
 def test_tuning_brings_a_student_back_to_its_teacher() -> None:
     teacher, student, samples, diverged = tuned()
     damaged = tuned(epochs=0)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,6 +21,7 @@ WARM = 0.15
 AVERAGED = 0.1
 """Share of a short tuning that the moving average of the weights looks back over."""
 
+_UNTRAINED = "loss: no weight that is trained bears on it or on the logits; compute it from the outputs"
 _NARROW = (torch.bfloat16, torch.float16)
 
 
@@ -83,15 +84,28 @@ class Descent:
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of a loss."""
+        self.step_by_parts((loss,))
+
+    def step_by_parts(self, losses: Iterable[Tensor]) -> Tensor:
+        """One step down the gradient of a sum; each part's graph is gone when the next one is asked for.
+
+        Returns:
+            The sum, without a graph.
+        """
         if self._scheduler is None:
             factor = one_cycle(min(1.0, self._taken / self._steps))
             for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
                 group["lr"] = peak * factor
         for parameter in self._parameters:
             parameter.grad = None
-        if not loss.requires_grad:
-            raise TaskError("loss: no weight that is trained bears on it or on the logits; compute it from the outputs")
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole: Tensor | None = None
+        for loss in losses:
+            if not loss.requires_grad:
+                raise TaskError(_UNTRAINED)
+            loss.backward()  # type: ignore[no-untyped-call]
+            whole = loss.detach() if whole is None else whole + loss.detach()
+        if whole is None:
+            raise ValueError("there is no loss")
         if self._taken == 0:
             self._as_they_are = not self._is_narrow and not any(_is_sparse(p) for p in self._parameters)
         if not self._as_they_are:
@@ -105,6 +119,7 @@ class Descent:
             if self._is_narrow:
                 self._write(self._values)
             torch._foreach_lerp_(self._average, self._values, 1.0 - self._decay)
+        return whole
 
     def finish(self) -> bool:
         """Leave the averages in the network; whether they are finite."""

@@ -96,7 +96,7 @@ class Worker:
             if isinstance(question, SurveyLayer):
                 return self._survey(bench, question, start)
             if isinstance(question, Evaluate):
-                return self._evaluate(bench, question, start)
+                return self._evaluate(bench, question, start, work.parts)
             return self._judge(bench, question, start)
         except TaskError as error:
             raise UserCodeError(str(error), "") from error
@@ -167,7 +167,7 @@ class Worker:
 
     # --- candidates ----------------------------------------------------------------------------------------
 
-    def _evaluate(self, bench: Workbench, question: Evaluate, start: float) -> Evaluated:
+    def _evaluate(self, bench: Workbench, question: Evaluate, start: float, parts: int) -> Evaluated:
         task = bench.task
         model = self._candidate(bench, question)
         cost = _cost_of(model, bench.example)
@@ -190,6 +190,7 @@ class Worker:
                 optimizer=task.optimizer,
                 scheduler=task.scheduler,
                 bf16=question.numerics.bf16,
+                parts=parts,
             )
             bench.fast(model)
         if tuning.samples and not tuning.diverged:

@@ -65,6 +65,7 @@ def finetune(
     optimizer: MakeOptimizer | None = None,
     scheduler: MakeScheduler | None = None,
     bf16: bool = False,
+    parts: int = 1,
 ) -> Tuning:
     """Tune a network in place; it ends with the averaged weights, in eval mode.
 
@@ -81,6 +82,8 @@ def finetune(
         optimizer: See `Task.optimizer`.
         scheduler: See `Task.scheduler`.
         bf16: Whether forwards are under bfloat16's autocast.
+        parts: Micro-batches of each step, whose gradients are added up: more take less memory. The loss is taken to be
+            a mean over samples, and BatchNorm goes by each of them.
 
     Returns:
         What was done. It ends within a few steps when the loss is no longer finite.
@@ -100,9 +103,14 @@ def finetune(
         model.train()
         with closing(teacher.lessons(start, epochs, recipe.batch_size, generator, bf16=bf16)) as lessons:
             for step, lesson in enumerate(lessons, start=1):
-                value = value_of(model, lesson, loss, teacher.logits, recipe, bf16=bf16)
-                descent.step(value)
-                if step % watched == 0 and not math.isfinite(float(value.detach())):
+                count = len(lesson.wanted)
+                value = descent.step_by_parts(
+                    len(part.wanted) / count * value_of(model, part, loss, teacher.logits, recipe, bf16=bf16)
+                    if parts > 1
+                    else value_of(model, part, loss, teacher.logits, recipe, bf16=bf16)
+                    for part in lesson.split(parts)
+                )
+                if step % watched == 0 and not math.isfinite(float(value)):
                     return Tuning(step * recipe.batch_size, diverged=True)
     finite = descent.finish()
     model.eval()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 import torch
 
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.search.drive import AnyAnswer, Done
-from diminuendo.engine.search.work import Failed, Work
+from diminuendo.engine.search.work import Evaluate, Failed, Work
 from diminuendo.engine.workbench import UserCodeError
+
+PARTS = (1, 2, 4)
+"""Micro-batches of each step, in the attempts at a tuning."""
 
 
 class InlineExecutor:
@@ -37,12 +41,25 @@ class InlineExecutor:
         work, start = self._line.popleft(), time.perf_counter()
         answer: AnyAnswer
         try:
-            answer = self._worker.run(work)
+            answer = self._run(work)
         except UserCodeError as error:
             answer = Failed("USER_CODE", str(error), error.traceback_text)
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except torch.OutOfMemoryError as error:
+            answer = Failed("GPU_OUT_OF_MEMORY", f"{work.subject}: {error}")
+        except MemoryError as error:
             answer = Failed("OUT_OF_MEMORY", f"{work.subject}: {str(error) or 'out of host memory'}")
         return [Done(work, answer, "inline", time.perf_counter() - start)]
+
+    def _run(self, work: Work) -> AnyAnswer:
+        """The answer; a tuning for which the GPU has no room is tried again with half the micro-batch, twice."""
+        for parts in PARTS:
+            try:
+                return self._worker.run(replace(work, parts=parts))
+            except torch.OutOfMemoryError:
+                if parts == PARTS[-1] or not isinstance(work.question, Evaluate):
+                    raise
+                torch.cuda.empty_cache()
+        raise AssertionError("unreachable")
 
     def cancel(self) -> None:
         """Forget what is in line."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from diminuendo.engine import hostmemory
 from diminuendo.engine.task import TaskError
 
 
@@ -32,4 +33,6 @@ def user_code(what: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError, UserCodeError, TaskError):
         raise
     except Exception as error:
+        if hostmemory.is_full(error):
+            raise MemoryError(str(error)) from error
         raise UserCodeError(f"{what}: {type(error).__name__}: {error}", traceback.format_exc()) from error

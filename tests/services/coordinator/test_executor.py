@@ -99,6 +99,30 @@ def test_out_of_memory(executors: Executors) -> None:
     assert len({pid for _, pid in starts(executors.folder)}) == 3  # a fresh process each time
 
 
+def test_half_the_micro_batch_after_each_time_that_the_gpu_has_no_room(executors: Executors) -> None:
+    executor = executors(SCRIPTED, evaluators=1)
+    executor.submit(evaluate(1, "gpu 4"))
+    executor.submit(evaluate(2, "gpu 8"))
+    done = {d.work.index: d.answer for d in collect(executor, 2)}
+    first, second = done[1], done[2]
+    assert isinstance(first, Evaluated)
+    assert first.score == 1.0, "with four parts, at the third attempt"
+    assert second == Evaluated(None, None, None, Cost(0, 0), 0, 0.0), "infeasible after three"
+    assert executor.stats().attempts_lost == 2 + 3
+    ((_, message),) = executor.take_warnings()
+    assert "CUDA out of memory with 4 part(s)" in message
+
+
+def test_an_evaluator_has_no_more_memory_than_it_may(executors: Executors) -> None:
+    executor = executors(SCRIPTED, evaluators=1, limits=Limits(memory_bytes=3 * 2**30))
+    executor.submit(evaluate(1, "take 256"))
+    executor.submit(survey(2, "take 4096"))
+    done = {d.work.index: d.answer for d in collect(executor, 2)}
+    assert isinstance(done[1], Evaluated)
+    assert isinstance(done[2], Failed)
+    assert done[2].reason == "OUT_OF_MEMORY"
+
+
 @pytest.mark.parametrize(
     ("script", "reason", "traceback"), [("user", "USER_CODE", "line 7"), ("bug", "INTERNAL", "KeyError")]
 )

@@ -45,10 +45,10 @@ class ScriptedWorker:
         with (self.folder / "starts").open("a") as file:
             file.write(f"{work.index} {os.getpid()}\n")
         command, _, argument = work.subject.partition(" ")
-        self.obey(command, argument)
+        self.obey(work, command, argument)
         return Evaluated(float(work.index), 0.0, "w", Cost(1, 1), 1, 0.0)
 
-    def obey(self, command: str, argument: str) -> None:
+    def obey(self, work: Work, command: str, argument: str) -> None:
         if command == "sleep":
             time.sleep(float(argument))
         elif command == "kill":
@@ -60,6 +60,15 @@ class ScriptedWorker:
                 os._exit(3)
         elif command == "memory":
             raise MemoryError
+        elif command == "gpu":  # room for so many parts at the least
+            import torch
+
+            if work.parts < int(argument):
+                raise torch.OutOfMemoryError(f"CUDA out of memory with {work.parts} part(s)")
+        elif command == "take":  # so many MiB
+            import torch
+
+            torch.ones(int(argument) * 2**18)
         elif command == "user":
             from diminuendo.engine.workbench import UserCodeError
 

@@ -50,8 +50,12 @@ def test_what_goes_wrong_comes_back_as_a_record(
     assert traceback in answer.traceback
 
 
-def test_gpu_memory_is_memory() -> None:
-    assert failure_of(evaluate(0), torch.OutOfMemoryError("CUDA out of memory")).reason == "OUT_OF_MEMORY"
+def test_memory_of_gpu_and_host() -> None:
+    assert failure_of(evaluate(0), torch.OutOfMemoryError("CUDA out of memory")).reason == "GPU_OUT_OF_MEMORY"
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert failure_of(evaluate(0), caught.value).reason == "OUT_OF_MEMORY"
+    assert failure_of(evaluate(0), RuntimeError("shapes differ")).reason == "INTERNAL"
 
 
 def test_the_engines_own_worker_and_its_errors(tmp_path: Path) -> None:

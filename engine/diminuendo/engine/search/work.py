@@ -313,7 +313,9 @@ class Judged:
     kind: Literal["judged"] = "judged"
 
 
-FailureReason = Literal["USER_CODE", "OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT", "ARTIFACT_MISSING", "INTERNAL"]
+FailureReason = Literal[
+    "USER_CODE", "OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT", "ARTIFACT_MISSING", "INTERNAL"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,11 +341,13 @@ class Work:
     Attributes:
         index: 0, 1, 2, ... within the job; answers are applied in this order.
         subject: What it is about, for a person.
+        parts: Micro-batches of each step of tuning: more take less memory. No part of the key: it is the same work.
     """
 
     index: int
     question: Prepare | SurveyLayer | Evaluate | Judge
     subject: str
+    parts: int = 1
 
     @property
     def key(self) -> str:

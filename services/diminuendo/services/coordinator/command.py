@@ -35,6 +35,9 @@ def coordinator(
     work_timeout_s: Annotated[
         float | None, typer.Option(help="Seconds that one work may take.", show_default="3600")
     ] = None,
+    evaluator_memory_gb: Annotated[
+        float | None, typer.Option(help="Most host memory of one evaluator, in GB.", show_default="what there is")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Most jobs at a time.", show_default="8")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
@@ -54,6 +57,7 @@ def coordinator(
             name=name,
             ray_address=ray_address,
             work_timeout_s=work_timeout_s,
+            evaluator_memory_gb=evaluator_memory_gb,
             jobs=jobs,
             log_level=log_level,
             with_parent=with_parent,

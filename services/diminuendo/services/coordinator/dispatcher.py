@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
@@ -31,17 +31,19 @@ MAX_FAILED_STARTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long things may take, in seconds.
+    """What things may take.
 
     Attributes:
-        work_s: One attempt at one work.
-        start_s: From the start of an evaluator to its first answer; on a full cluster it waits for room.
-        backoff_s: Before an evaluator that could not be started is started again; doubles up to 30 s.
+        work_s: Seconds of one attempt at one work.
+        start_s: Seconds from the start of an evaluator to its first answer; on a full cluster it waits for room.
+        backoff_s: Seconds before an evaluator that could not be started is started again; doubles up to 30 s.
+        memory_bytes: Host memory of one evaluator; None: as much as there is.
     """
 
     work_s: float = 3600.0
     start_s: float = 180.0
     backoff_s: float = 0.5
+    memory_bytes: int | None = None
 
 
 @dataclass
@@ -193,8 +195,10 @@ class Dispatcher(threading.Thread):
             return
         report, attempts = future.result(), slot.attempts
         answer = answer_from_bytes(report.answer)
-        if isinstance(answer, Failed) and answer.reason == "OUT_OF_MEMORY":
-            self._lost(slot, Loss("OUT_OF_MEMORY", answer.message, answer.traceback))
+        if isinstance(answer, Failed) and answer.reason in ("OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY"):
+            if answer.reason == "GPU_OUT_OF_MEMORY":
+                attempts.parts *= 2  # the next attempt has half the micro-batch
+            self._lost(slot, Loss(answer.reason, answer.message, answer.traceback))
             return
         self._free(slot)
         self._deliver(attempts, answer, slot.name, report.seconds)
@@ -282,7 +286,7 @@ class Dispatcher(threading.Thread):
         def returned(future: Future[Report]) -> None:
             self.post(lambda: self._returned(slot, incarnation, future))
 
-        slot.handle.run(attempts.work).add_done_callback(returned)
+        slot.handle.run(replace(attempts.work, parts=attempts.parts)).add_done_callback(returned)
 
     def _lost(self, slot: Slot, loss: Loss) -> None:
         """An attempt came to nothing: replace the evaluator, and try elsewhere or give up."""

@@ -43,11 +43,13 @@ class RayExecutor:
             worker: ``module:Class`` of the evaluators' worker.
         """
 
+        bounds = limits or Limits()
+
         def spawn(name: str) -> Handle:
-            return RayHandle(cluster, name, artifacts, worker)
+            return RayHandle(cluster, name, artifacts, worker, bounds.memory_bytes)
 
         names = [f"evaluator-{i}" for i in range(cluster.evaluators)]
-        self._dispatcher = Dispatcher(names, spawn, limits or Limits())
+        self._dispatcher = Dispatcher(names, spawn, bounds)
         self._dispatcher.start()
         self.evaluators = cluster.evaluators
 

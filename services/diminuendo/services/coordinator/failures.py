@@ -11,7 +11,7 @@ from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Work
 
-Cause = Literal["OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT"]
+Cause = Literal["OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT"]
 
 MAX_ATTEMPTS = 3
 

@@ -42,7 +42,9 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
         raise StartError(f"artifacts: {error}") from None
     with connected(address=settings.ray_address, evaluators=settings.evaluators) as cluster:
         watch.install()  # ray.init has put its own handler in the place of ours
-        limits = Limits(work_s=settings.work_timeout_s)
+        memory_gb = settings.evaluator_memory_gb
+        memory_bytes = None if memory_gb is None else round(memory_gb * 2**30)
+        limits = Limits(work_s=settings.work_timeout_s, memory_bytes=memory_bytes)
         with RayExecutor(cluster, artifacts, limits=limits) as executor:
             conductor = Conductor(settings.conductor, stop.event)
             log.info("coordinating", conductor=settings.conductor, evaluators=cluster.evaluators)

@@ -20,6 +20,7 @@ class CoordinatorSettings(ServiceSettings):
         name: Unique among the coordinators that are alive.
         ray_address: HOST:PORT of a Ray cluster, or ``auto``; None: a local Ray of its own.
         work_timeout_s: How long an evaluator may take for one work, in seconds.
+        evaluator_memory_gb: Most host memory of one evaluator, in GB of 2^30 bytes; None: as much as there is.
         jobs: Most jobs at a time.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
@@ -32,6 +33,7 @@ class CoordinatorSettings(ServiceSettings):
     name: str = Field("local", min_length=1, max_length=255)
     ray_address: str | None = Field(None, min_length=1)
     work_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, allow_inf_nan=False)
+    evaluator_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     jobs: int = Field(8, ge=1, le=1000)
     with_parent: bool = False
 

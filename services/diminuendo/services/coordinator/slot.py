@@ -23,11 +23,13 @@ class Attempts:
     Attributes:
         job: Whose it is.
         begun: When (monotonic seconds) the present attempt began.
+        parts: Micro-batches of each step of a tuning.
     """
 
     work: Work
     job: str
     begun: float = 0.0
+    parts: int = 1
     losses: list[Loss] = field(default_factory=list)
 
 
@@ -82,14 +84,16 @@ class Slot:
 class RayHandle:
     """A Ray actor."""
 
-    def __init__(self, cluster: Cluster, name: str, artifacts: str, worker: str) -> None:
-        """Start it."""
+    def __init__(
+        self, cluster: Cluster, name: str, artifacts: str, worker: str, memory_bytes: int | None = None
+    ) -> None:
+        """Start it; the memory is what its process may have at the most."""
         share = cluster.share
         remote: Any = ray.remote(Evaluator)  # Ray's own annotations know nothing of an actor's methods
         actor = remote.options(
             num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0, max_concurrency=1
         )
-        self._actor: Any = actor.remote(name, artifacts, worker)
+        self._actor: Any = actor.remote(name, artifacts, worker, memory_bytes)
 
     def ping(self) -> Future[Hello]:
         """Done when its process and its worker are up."""

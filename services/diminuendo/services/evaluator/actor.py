@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import sys
 import time
 import traceback
@@ -15,6 +16,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter
 
+from diminuendo.engine import hostmemory
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Failed, Work, answer_to_bytes
 from diminuendo.engine.store import ArtifactMissingError, ArtifactStore
@@ -67,14 +69,18 @@ def work_from_bytes(data: bytes) -> Work:
 class Evaluator:
     """Does works with one worker, which keeps model, data and factors between them."""
 
-    def __init__(self, name: str, artifacts: str, worker: str = WORKER) -> None:
+    def __init__(self, name: str, artifacts: str, worker: str = WORKER, memory_bytes: int | None = None) -> None:
         """Make the worker.
 
         Args:
             name: ``evaluator-0``, ``evaluator-1``, ...
             artifacts: Where the artifact store is.
             worker: ``module:Class``, made with the store.
+            memory_bytes: The most host memory that the process may have; None: as much as there is. What would take
+                more fails, and nothing else on the node does.
         """
+        if memory_bytes is not None:
+            _limit_memory(memory_bytes)
         self._name = name
         self._worker = _make(worker, open_store(artifacts))
 
@@ -105,7 +111,9 @@ def failure_of(work: Work, error: Exception) -> Failed:
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, ArtifactMissingError):
         return Failed("ARTIFACT_MISSING", f"{work.subject}: {error}", trace)
-    if _is_out_of_memory(error):
+    if _is_out_of_gpu_memory(error):
+        return Failed("GPU_OUT_OF_MEMORY", f"{work.subject}: {error}", trace)
+    if hostmemory.is_full(error):
         return Failed("OUT_OF_MEMORY", f"{work.subject}: {str(error) or 'out of host memory'}", trace)
     return Failed("INTERNAL", f"{work.subject}: {type(error).__name__}: {error}", trace)
 
@@ -115,9 +123,15 @@ def _is_user_code(error: Exception) -> bool:
     return workbench is not None and isinstance(error, workbench.UserCodeError)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_gpu_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _limit_memory(most: int) -> None:
+    """Let what would take more raise. Memory of its own counts; files that are mapped, and the GPU's, do not."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _make(path: str, store: ArtifactStore) -> WorkDoer:
