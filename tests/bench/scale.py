@@ -7,6 +7,9 @@ heavy-tailed (lognormal) distribution, and one in a hundred is lost with its eva
 again. Told are the share of evaluators that are busy while works wait in line, how far each project's evaluator-seconds
 are from its fair share while every project has works in line, how soon jobs that come late begin, and what a decision
 costs in real time, at the begin and at the end.
+
+A search waits for its own outcomes, so that 500 jobs want 1,000 evaluators only in their first rounds; shares are told
+by a second run on fewer.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ OTHER_S = 2.0
 
 LOST = 0.01
 START_S = 10.0
-EVALUATIONS = 200
-"""Of a job, at the effort whose rounds are widest: 500 jobs then want more than 1,000 evaluators."""
+EVALUATIONS = 40
+"""Of a job, at the effort whose rounds are widest."""
 
 LATE_SHARE = 0.02
 """Jobs that come when the others are in the middle of it."""
@@ -294,13 +297,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluators", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=500)
+    parser.add_argument("--scarce", type=int, default=250, help="evaluators of a second run, which all jobs want")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder of the record; default: the results")
     arguments = parser.parse_args()
     logs.configure(service="bench", level="error", style="json")
-    figures = simulate(arguments.evaluators, arguments.jobs, arguments.seed)
-    for name, value in figures.items():
-        print(f"{name}: {value}")
+    figures = {}
+    for name, evaluators in (("plenty", arguments.evaluators), ("scarce", arguments.scarce)):
+        figures[name] = simulate(evaluators, arguments.jobs, arguments.seed)
+        print(f"{name}:")
+        for figure, value in figures[name].items():
+            print(f"  {figure}: {value}", flush=True)
     folder = {"folder": arguments.out} if arguments.out else {}
     path = record("scale", figures, command=command_line("tests.bench.scale"), seed=arguments.seed, **folder)
     print(f"record: {path}")

@@ -366,8 +366,11 @@ class ReleaseJobRequest(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     job_name: _builtins.str
     epoch: _builtins.int
+    reason: _builtins.str
+    """Why it is let go without an outcome, for people; at most 1000 characters. Empty: the coordinator stops."""
     @_builtins.property
     def result(self) -> _job_pb2.JobResult: ...
     @_builtins.property
@@ -382,10 +385,11 @@ class ReleaseJobRequest(_message.Message):
         result: _job_pb2.JobResult | None = ...,
         failure: _job_pb2.JobFailure | None = ...,
         cancelled: Global___Cancelled | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failure", b"failure", "outcome", b"outcome", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "epoch", b"epoch", "failure", b"failure", "job_name", b"job_name", "outcome", b"outcome", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "epoch", b"epoch", "failure", b"failure", "job_name", b"job_name", "outcome", b"outcome", "reason", b"reason", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "failure", "cancelled"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

@@ -12,7 +12,7 @@ from tests.services.coordinator.workers import MISSING, SCRIPTED, evaluate, prep
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.work import Evaluated, Failed
 from diminuendo.services.coordinator.dispatcher import Limits
-from diminuendo.services.coordinator.executor import JobExecutor
+from diminuendo.services.coordinator.executor import EvaluatorsAwayError, JobExecutor
 from diminuendo.services.coordinator.line import Claim
 
 
@@ -212,13 +212,11 @@ def test_no_more_of_a_job_at_a_time_than_it_may(executors: Executors) -> None:
     assert order.index(50) <= 1, "who may have no more leaves the rest to others"
 
 
-def test_evaluators_that_cannot_be_started_fail_the_work(executors: Executors) -> None:
+def test_evaluators_that_cannot_be_started_are_told_of(executors: Executors) -> None:
     executor = executors(MISSING, evaluators=1, limits=Limits(backoff_s=0.01))
     executor.submit(evaluate(0))
-    (done,) = collect(executor, 1)
-    assert isinstance(done.answer, Failed)
-    assert done.answer.reason == "EVALUATOR_LOST"
-    assert "NoSuchWorker" in done.answer.message
+    with pytest.raises(EvaluatorsAwayError, match=r"no evaluator can be started: .*NoSuchWorker"):
+        collect(executor, 1)
 
 
 def test_statuses_and_accounts(executors: Executors) -> None:

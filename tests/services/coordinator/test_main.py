@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import pytest
 from diminuendo.v1 import job_pb2
 from tests.services.coordinator.conftest import Executors, Server, until
-from tests.services.coordinator.workers import SCRIPTED, SLOW_WORLD, WORLD
+from tests.services.coordinator.workers import LATE, SCRIPTED, SLOW_WORLD, WORLD
 
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.coordinator import main
+from diminuendo.services.coordinator.dispatcher import Limits
 from diminuendo.services.coordinator.executor import ClusterLostError
 from diminuendo.services.coordinator.job import JobRunner
 from diminuendo.services.coordinator.settings import CoordinatorSettings
@@ -20,10 +21,12 @@ from diminuendo.services.coordinator.stopping import Stop
 
 
 @contextmanager
-def coordinating(server: Server, executors: Executors, worker: str, *, jobs: int) -> Iterator[Stop]:
+def coordinating(
+    server: Server, executors: Executors, worker: str, *, jobs: int, limits: Limits | None = None
+) -> Iterator[Stop]:
     """A coordinator's loop while inside."""
-    stop = Stop()
-    runner = JobRunner(server.connection, executors.shared(worker), DirectoryStore(executors.folder), stop.event)
+    stop, shared = Stop(), executors.shared(worker, limits=limits)
+    runner = JobRunner(server.connection, shared, DirectoryStore(executors.folder), stop.event)
     settings = CoordinatorSettings.load(name="test", jobs=jobs)
     thread = threading.Thread(target=main._loop, args=(settings, 2, runner, stop))
     thread.start()
@@ -79,6 +82,21 @@ def test_a_stop_gives_every_job_back(server: Server, executors: Executors) -> No
     with coordinating(server, executors, WORLD, jobs=2):
         jobs = ended(server, names)
     assert {(job.state, job.epoch) for job in jobs} == {(job_pb2.JOB_STATE_SUCCEEDED, 2)}
+
+
+def test_jobs_wait_in_the_queue_while_no_evaluator_can_be_started(server: Server, executors: Executors) -> None:
+    """A node that is broken must not fail one job after the other."""
+    names = create(server, 3)
+    with coordinating(server, executors, LATE, jobs=1, limits=Limits(backoff_s=0.2)):
+        assert until(lambda: (server.get(names[0]).epoch, server.get(names[0]).state) == (1, job_pb2.JOB_STATE_QUEUED))
+        assert [server.get(name).epoch for name in names] == [1, 0, 0]
+        (executors.folder.parent / "up").touch()
+        jobs = ended(server, names)
+    assert {job.state for job in jobs} == {job_pb2.JOB_STATE_SUCCEEDED}
+    reasons = [e.state_changed.reason for e in server.events(names[0]) if e.WhichOneof("kind") == "state_changed"]
+    assert any(
+        "let go of it: no evaluator can be started: " in text and "no room on the node" in text for text in reasons
+    )
 
 
 def test_a_lost_cluster_gives_every_job_back_and_is_told(

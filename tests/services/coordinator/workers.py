@@ -18,6 +18,7 @@ from diminuendo.engine.store import DirectoryStore
 SCRIPTED = "tests.services.coordinator.workers:ScriptedWorker"
 WORLD = "tests.services.coordinator.workers:WorldWorker"
 SLOW_WORLD = "tests.services.coordinator.workers:SlowWorldWorker"
+LATE = "tests.services.coordinator.workers:LateWorker"
 MISSING = "tests.services.coordinator.workers:NoSuchWorker"
 
 
@@ -100,6 +101,15 @@ class WorldWorker:
                 self.store.get(work.question.parent.weights)
             return replace(answer, weights=self.store.put(answer.weights.encode()))
         return answer
+
+
+class LateWorker(WorldWorker):
+    """Cannot be made before there is a file ``up`` beside the artifacts."""
+
+    def __init__(self, store: DirectoryStore) -> None:
+        if not (store.root.parent / "up").exists():
+            raise RuntimeError("no room on the node")
+        super().__init__(store)
 
 
 class SlowWorldWorker(WorldWorker):

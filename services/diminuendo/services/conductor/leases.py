@@ -88,7 +88,7 @@ def out_of_order(job: Job, step: CommittedStep, why: str) -> StepOutOfOrderError
     )
 
 
-def release(job: Job, now: int, *, epoch: int, outcome: Outcome | None) -> Draft:
+def release(job: Job, now: int, *, epoch: int, outcome: Outcome | None, reason: str = "") -> Draft:
     """The holder lets go, with an outcome or without. The same release again changes nothing.
 
     A result that comes although cancellation was asked for stands: it is complete, and throwing it away would help
@@ -115,7 +115,7 @@ def release(job: Job, now: int, *, epoch: int, outcome: Outcome | None) -> Draft
     elif outcome is None and job.state is State.PAUSING:
         draft.enter(State.PAUSED, "paused on request")
     elif outcome is None:
-        draft.enter(State.QUEUED, f"coordinator {holder} let go of it")
+        draft.enter(State.QUEUED, f"coordinator {holder} let go of it" + (f": {reason}" if reason else ""))
     else:
         raise CancelNotRequestedError(
             f"{job.name} is {job.state.name} and nobody asked to cancel it; release it without an outcome to let go",

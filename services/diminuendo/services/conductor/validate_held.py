@@ -14,6 +14,7 @@ from diminuendo.services.conductor.validate import Problems, job_name, request_i
 MAX_WAIT_S = 30
 MAX_KEYS = 1000
 MAX_HOLDING = 1000
+MAX_REASON = 1000
 MIB = 1024 * 1024
 MAX_OUTCOME = MIB
 MAX_STATE = 3 * MIB
@@ -105,6 +106,8 @@ def release(request: coordinator_service_pb2.ReleaseJobRequest) -> Outcome | Non
         _result(problems, request.result)
     if kind == "failure" and not request.failure.reason:
         problems.add("failure.reason", "'' is no reason; give one in UPPER_SNAKE_CASE, e.g. INTERNAL")
+    if len(request.reason) > MAX_REASON:
+        problems.add("reason", f"{len(request.reason)} characters are too many; give at most {MAX_REASON}")
     problems.check()
     outcomes: dict[str | None, Outcome] = {
         "result": request.result,

@@ -73,7 +73,13 @@ class Post:
 
 
 class Dispatcher(threading.Thread):
-    """Use `post` from any thread; every other method belongs to this one."""
+    """Use `post` from any thread; every other method belongs to this one.
+
+    Attributes:
+        usable: Cleared, as by a circuit breaker, once no evaluator can be started; set again when one has. Whatever
+            stands in line then waits for nothing.
+        trouble: Why it was cleared last.
+    """
 
     def __init__(
         self, names: Sequence[str], spawn: Spawn, limits: Limits, clock: Callable[[], float] = time.monotonic
@@ -82,6 +88,8 @@ class Dispatcher(threading.Thread):
         super().__init__(name="dispatcher", daemon=True)
         self.statuses: tuple[tuple[str, str], ...] = tuple((name, "") for name in names)
         self.error: BaseException | None = None
+        self.usable, self.trouble = threading.Event(), ""
+        self.usable.set()
         self.ledger = Ledger(tuple(names), clock)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._slots = [Slot(name) for name in names]
@@ -183,6 +191,7 @@ class Dispatcher(threading.Thread):
             self._start_failed(slot, failures.loss_of(error).detail)
             return
         slot.failed_starts = 0
+        self.usable.set()
         log.info("evaluator_ready", evaluator=slot.name)
         self._free(slot)
 
@@ -223,15 +232,13 @@ class Dispatcher(threading.Thread):
         delay = min(30.0, self._limits.backoff_s * 2 ** (slot.failed_starts - 1))
         slot.due = self._clock() + delay
         log.warning("evaluator_start_failed", evaluator=slot.name, reason=reason, again_in_s=delay)
-        self._fail_if_none_starts()
+        self._break_if_none_starts()
 
-    def _fail_if_none_starts(self) -> None:
-        if any(slot.failed_starts < MAX_FAILED_STARTS for slot in self._slots):
-            return
-        for job in self._posts:
-            for attempts in self._line.clear(job, self._clock()):
-                self._deliver(attempts, failures.no_evaluator(attempts.work, self._slots[0].last_failure), "", 0.0)
-        self.ledger.line(0)
+    def _break_if_none_starts(self) -> None:
+        if self.usable.is_set() and all(slot.failed_starts >= MAX_FAILED_STARTS for slot in self._slots):
+            self.trouble = self._slots[0].last_failure
+            self.usable.clear()
+            log.error("no_evaluator_starts", reason=self.trouble)
 
     def _drop(self, slot: Slot) -> None:
         """End the slot's process, and ignore whatever news of it is still to come."""
@@ -261,7 +268,6 @@ class Dispatcher(threading.Thread):
     def _enqueue(self, attempts: Attempts) -> None:
         self._line.add(attempts.job, attempts.work.index, attempts, self._clock())
         self._dispatch()
-        self._fail_if_none_starts()
 
     def _dispatch(self) -> None:
         """Give works to the evaluators that are idle, each the one whose turn it is."""

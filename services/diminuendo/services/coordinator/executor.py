@@ -17,6 +17,7 @@ from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Lim
 from diminuendo.services.coordinator.ledger import Stats
 from diminuendo.services.coordinator.line import Claim
 from diminuendo.services.coordinator.slot import Handle, RayHandle
+from diminuendo.services.coordinator.stopping import Stop
 from diminuendo.services.evaluator.actor import WORKER
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ _ANSWER_S = 30.0
 
 class ClusterLostError(RuntimeError):
     """Raised by the executor when the Ray cluster itself is gone. The job is not to blame: connect again."""
+
+
+class EvaluatorsAwayError(RuntimeError):
+    """Raised by the executor when no evaluator can be started. The job is not to blame: let another one have it."""
 
 
 class RayExecutor:
@@ -61,6 +66,12 @@ class RayExecutor:
     def statuses(self) -> tuple[tuple[str, str], ...]:
         """(evaluator, what it works on; empty when idle)."""
         return self._dispatcher.statuses
+
+    def wait_until_usable(self, stop: Stop) -> bool:
+        """Wait as long as no evaluator can be started; False when the process is to end."""
+        with stop.calling(self._dispatcher.usable.set):
+            self._dispatcher.usable.wait()
+        return not stop.event.is_set()
 
     def revive(self) -> None:
         """Start again the evaluators that a job's end has ended, ahead of the next one."""
@@ -143,6 +154,7 @@ class JobExecutor:
 
         Raises:
             ClusterLostError: The Ray cluster is gone.
+            EvaluatorsAwayError: No evaluator can be started.
         """
         ledger, job = self._dispatcher.ledger, self._claim.job
         self._dispatcher.post(lambda: ledger.waiting(job))
@@ -188,6 +200,8 @@ class JobExecutor:
                 first = self._post.outbox.get(timeout=max(0.0, min(1.0, left)))
             except queue.Empty:
                 self._shared.check()
+                if not self._dispatcher.usable.is_set():
+                    raise EvaluatorsAwayError(f"no evaluator can be started: {self._dispatcher.trouble}") from None
                 if left <= 0:
                     return []
             else:

@@ -51,8 +51,3 @@ def give_up(work: Work, loss: Loss, *, attempts: int) -> AnyAnswer:
         # Nobody got so far as to count its cost; the search leaves candidates without a score out of account.
         return Evaluated(score=None, divergence=None, weights=None, cost=Cost(0, 0), samples=0, seconds=0.0)
     return Failed(loss.cause, f"{work.subject}: gave up after {attempts} attempts; {loss.detail}", loss.traceback)
-
-
-def no_evaluator(work: Work, reason: str) -> Failed:
-    """The end of a job for which no evaluator can be started."""
-    return Failed("EVALUATOR_LOST", f"{work.subject}: no evaluator can be started; {reason}")

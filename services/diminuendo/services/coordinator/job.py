@@ -17,7 +17,7 @@ from diminuendo.engine.search.work import Failed
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
-from diminuendo.services.coordinator.executor import ClusterLostError, JobExecutor, RayExecutor
+from diminuendo.services.coordinator.executor import ClusterLostError, EvaluatorsAwayError, JobExecutor, RayExecutor
 from diminuendo.services.coordinator.heartbeat import Heartbeat
 from diminuendo.services.coordinator.journal import ConductorJournal
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
@@ -29,6 +29,7 @@ Outcome = job_pb2.JobResult | job_pb2.JobFailure | v1.Cancelled
 MAX_RESTARTS = 2
 """How often a job's search starts again because the artifact store has lost something."""
 
+_MAX_REASON = 1000
 _PARTING_S = 3.0
 """How long a process that is stopping tries to give its job back; otherwise the lease's end does."""
 
@@ -77,6 +78,8 @@ class JobRunner:
             except LeaseLostError as error:
                 log.warning("job_left", reason=str(error))
                 self._let_go(lease)
+            except EvaluatorsAwayError as error:
+                self._release(lease, None, reason=str(error))
             except ClusterLostError:
                 self._release(lease, None)
                 raise
@@ -94,7 +97,7 @@ class JobRunner:
             if lease.lost.is_set():
                 raise LeaseLostError("lost while the search went on") from None
             return v1.Cancelled() if lease.cancel_requested.is_set() else None
-        except (LeaseLostError, ClusterLostError):
+        except (LeaseLostError, ClusterLostError, EvaluatorsAwayError):
             raise
         except Exception as error:
             log.exception("search_failed")
@@ -154,8 +157,8 @@ class JobRunner:
             )
             self._release(lease, translate.failure("INTERNAL", message))
 
-    def _release(self, lease: HeldLease, outcome: Outcome | None) -> None:
-        request = v1.ReleaseJobRequest(job_name=lease.job_name, epoch=lease.epoch)
+    def _release(self, lease: HeldLease, outcome: Outcome | None, *, reason: str = "") -> None:
+        request = v1.ReleaseJobRequest(job_name=lease.job_name, epoch=lease.epoch, reason=reason[:_MAX_REASON])
         if isinstance(outcome, job_pb2.JobResult):
             request.result.CopyFrom(outcome)
         elif isinstance(outcome, job_pb2.JobFailure):

@@ -70,7 +70,7 @@ def _loop(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, sto
 
 def _lease(name: str, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop) -> None:
     request_id, delay = _new_id(), _FIRST_DELAY_S
-    while crew.wait_for_room():
+    while crew.wait_for_room() and runner.executor.wait_until_usable(stop):
         runner.executor.revive()
         asked_at = time.monotonic()
         request = v1.LeaseJobRequest(

@@ -110,6 +110,8 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
     async def ReleaseJob(self, request: v1.ReleaseJobRequest, context: _Context) -> v1.ReleaseJobResponse:
         """End the lease, and with an outcome the job."""
         outcome = validate.release(request)
-        job = await self._store.release_job(request.job_name, epoch=request.epoch, outcome=outcome)
+        job = await self._store.release_job(
+            request.job_name, epoch=request.epoch, outcome=outcome, reason=request.reason
+        )
         _log.info("job_released", job=job.name, epoch=request.epoch, state=job.state.name)
         return v1.ReleaseJobResponse()

@@ -170,8 +170,8 @@ class Store(Protocol):
         """
         ...
 
-    async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None) -> Job:
-        """End the lease, and with an outcome the job; see `leases.release`."""
+    async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None, reason: str = "") -> Job:
+        """End the lease, and with an outcome the job; see `leases.release`. Without one a reason is told."""
         ...
 
     async def ping(self) -> None:

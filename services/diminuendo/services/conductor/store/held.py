@@ -165,10 +165,10 @@ def commit(tx: Transaction, name: str, *, epoch: int, step: CommittedStep) -> bo
     return True
 
 
-def release(tx: Transaction, name: str, *, epoch: int, outcome: Outcome | None) -> Job:
+def release(tx: Transaction, name: str, *, epoch: int, outcome: Outcome | None, reason: str = "") -> Job:
     """End the lease, and with an outcome the job."""
     job = rows.load(tx.connection, name, for_update=True)
-    draft = rules.release(job, tx.now, epoch=epoch, outcome=outcome)
+    draft = rules.release(job, tx.now, epoch=epoch, outcome=outcome, reason=reason)
     store_draft(tx, draft)
     tx.queue |= draft.job.state is State.QUEUED
     return draft.job

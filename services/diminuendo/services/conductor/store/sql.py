@@ -222,9 +222,9 @@ class SqlStore:
         """Store a step."""
         return await self._write(lambda tx: held.commit(tx, name, epoch=epoch, step=step))
 
-    async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None) -> Job:
+    async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None, reason: str = "") -> Job:
         """End the lease, and with an outcome the job."""
-        return await self._write(lambda tx: held.release(tx, name, epoch=epoch, outcome=outcome))
+        return await self._write(lambda tx: held.release(tx, name, epoch=epoch, outcome=outcome, reason=reason))
 
     async def ping(self) -> None:
         """Return when the store can be read, and, if the newest change failed, written again."""

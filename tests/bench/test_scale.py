@@ -1,0 +1,19 @@
+"""The simulation of the scheduler, small."""
+
+from __future__ import annotations
+
+import pytest
+from tests.bench import scale
+
+from diminuendo.services.common import logs
+
+
+def test_evaluators_are_busy_and_shares_are_fair(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.configure(service="bench", level="error", style="json")
+    monkeypatch.setattr(scale, "EVALUATIONS", 8)
+    found = scale.simulate(3, 10, seed=1)
+    assert found["busy_while_queued"] > 0.95
+    assert found["worst_share_off"] < 0.2, "in so short a time; fifty times as much comes within 0.02"
+    assert found["late_jobs_begin_s"]["worst"] < 3 * scale.MEAN_S
+    assert found["attempts_lost"] > 0
+    assert found["works"] >= 10 * 8
