@@ -32,6 +32,7 @@ from tests.engine.search.world import World
 
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.session import Request, Session
+from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.work import Evaluate, Work, answer_to_bytes
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits, Post
@@ -47,8 +48,9 @@ OTHER_S = 2.0
 
 LOST = 0.01
 START_S = 10.0
+EFFORT: EffortName = "deep"
 EVALUATIONS = 40
-"""Of a job, at the effort whose rounds are widest."""
+"""Of a job; the effort is that whose rounds are widest."""
 
 LATE_SHARE = 0.02
 """Jobs that come when the others are in the middle of it."""
@@ -177,7 +179,7 @@ class Simulation:
     def _come(self, number: int, seed: int) -> Job:
         project = list(WEIGHTS)[number % len(WEIGHTS)]
         request = Request(
-            "zoo:made-up", 1.0, seed=1000 * seed + number, effort="deep", budget=(("evaluations", EVALUATIONS),)
+            "zoo:made-up", 1.0, seed=1000 * seed + number, effort=EFFORT, budget=(("evaluations", EVALUATIONS),)
         )
         job = Job(Claim(f"job{number}", project, WEIGHTS[project]), Session(request), self.events.now)
         self.jobs[job.claim.job] = job

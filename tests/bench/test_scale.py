@@ -10,10 +10,11 @@ from diminuendo.services.common import logs
 
 def test_evaluators_are_busy_and_shares_are_fair(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.configure(service="bench", level="error", style="json")
-    monkeypatch.setattr(scale, "EVALUATIONS", 8)
-    found = scale.simulate(3, 10, seed=1)
+    monkeypatch.setattr(scale, "EFFORT", "quick")
+    monkeypatch.setattr(scale, "EVALUATIONS", 10)
+    found = scale.simulate(4, 15, seed=1)
     assert found["busy_while_queued"] > 0.95
-    assert found["worst_share_off"] < 0.2, "in so short a time; fifty times as much comes within 0.02"
+    assert found["worst_share_off"] < 0.35, "in so short a time; without weights it would be 1"
     assert found["late_jobs_begin_s"]["worst"] < 3 * scale.MEAN_S
     assert found["attempts_lost"] > 0
-    assert found["works"] >= 10 * 8
+    assert found["works"] >= 15 * 10
