@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency constraints clean
+.PHONY: help setup demo test test-apart lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,6 +28,9 @@ demo: $(STAMP) ## compress a digits network through the whole system and show th
 
 test: $(STAMP) ## run every test
 	$(BIN)/python -m pytest tests
+
+test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster
+	$(BIN)/python -m pytest tests -m apart
 
 lint: $(STAMP) $(PROTO_VENV)/.installed ## ruff, mypy, import-linter, buf, generated code up to date
 	$(BIN)/ruff check .
@@ -83,6 +86,9 @@ bench-tuning: $(STAMP) ## our fine-tuning against the same loop by hand, and aga
 bench-latency: $(STAMP) ## speed of RESULT=DIR in PyTorch and ONNX Runtime; without it, the latency table against the clock
 	$(BIN)/python -m tests.bench.latency $(if $(RESULT),--result $(RESULT)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
 	  $(if $(DATA),--data $(DATA))
+
+bench-scale: $(STAMP) ## the scheduler with 1,000 evaluators and 500 jobs, in virtual time
+	$(BIN)/python -m tests.bench.scale
 
 bench-evaluators: $(STAMP) ## two evaluators against one, and the coordinator's own overhead
 	$(BIN)/python -m tests.bench.evaluators

@@ -83,7 +83,10 @@ def _local(evaluators: int | None) -> Iterator[None]:
 @contextmanager
 def _remote(address: str) -> Iterator[None]:
     if "://" in address:
-        raise StartError(f"ray-address={address!r} is not usable: Ray Client is not supported; give HOST:PORT or auto")
+        raise StartError(
+            f"ray-address={address!r} is not usable: Ray Client is not supported; give HOST:PORT, auto, "
+            "or the http:// URL of the cluster's dashboard"
+        )
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace=NAMESPACE)
     except (ConnectionError, ValueError, RuntimeError) as error:

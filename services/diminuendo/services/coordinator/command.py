@@ -11,7 +11,7 @@ from diminuendo.services.common.errors import StartError
 from diminuendo.services.common.process import die_with_parent
 from diminuendo.services.coordinator.environment import isolate
 from diminuendo.services.coordinator.settings import CoordinatorSettings
-from diminuendo.services.coordinator.stopping import SignalWatch, Stop
+from diminuendo.services.coordinator.stopping import GRACE_S, SignalWatch, Stop
 
 
 def coordinator(
@@ -30,7 +30,11 @@ def coordinator(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name, unique among coordinators.", show_default="local")] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a Ray cluster, or auto.", show_default="a local Ray")
+        str | None,
+        typer.Option(
+            help="HOST:PORT of a Ray cluster, auto, or the http:// URL of a remote one's dashboard.",
+            show_default="a local Ray",
+        ),
     ] = None,
     work_timeout_s: Annotated[
         float | None, typer.Option(help="Seconds that one work may take.", show_default="3600")
@@ -74,6 +78,11 @@ def coordinator(
 
 def _run(settings: CoordinatorSettings) -> int:
     stop = Stop()
+    if settings.is_remote:
+        SignalWatch(stop, grace_s=2 * GRACE_S).install()  # the coordinator over there has that long
+        from diminuendo.services.coordinator import remote
+
+        return remote.follow(settings, stop)
     watch = SignalWatch(stop)
     watch.install()
     if settings.ray_address is None:

@@ -18,7 +18,8 @@ class CoordinatorSettings(ServiceSettings):
             one, or ``s3://BUCKET/PREFIX``.
         evaluators: How many; None: one for each GPU, or for each CPU core where there is no GPU.
         name: Unique among the coordinators that are alive.
-        ray_address: HOST:PORT of a Ray cluster, or ``auto``; None: a local Ray of its own.
+        ray_address: HOST:PORT of a Ray cluster one of whose nodes this is, or ``auto``; the ``http://`` or ``https://``
+            URL of a remote cluster's dashboard, which is to run the coordinator; None: a local Ray of its own.
         work_timeout_s: How long an evaluator may take for one work, in seconds.
         evaluator_memory_gb: Most host memory of one evaluator, in GB of 2^30 bytes; None: as much as there is.
         jobs: Most jobs at a time.
@@ -36,6 +37,11 @@ class CoordinatorSettings(ServiceSettings):
     evaluator_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     jobs: int = Field(8, ge=1, le=1000)
     with_parent: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the coordinator is to run in a remote cluster, through its Jobs REST API."""
+        return (self.ray_address or "").startswith(("http://", "https://"))
 
     @field_validator("artifacts")
     @classmethod
