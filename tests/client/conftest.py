@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -74,6 +75,11 @@ class FakeServer:
         contents: Artifacts by sha256.
         read_cuts: For each coming ReadArtifact: how many bytes it sends before UNAVAILABLE; None sends all.
         damage: How many of the coming ReadArtifact calls flip a bit.
+        chunk_damage: How many of the coming ReadArtifact calls flip a bit of their second chunk, and send the CRC-32
+            of what it was.
+        arrived: Bytes of uploads by sha256.
+        write_cuts: For each coming WriteArtifact: how many bytes it takes before UNAVAILABLE; None takes all.
+        write_refusals: Statuses that the next whole uploads are refused with; what had arrived is dropped.
     """
 
     jobs: dict[str, job_pb2.Job] = field(default_factory=dict)
@@ -84,6 +90,10 @@ class FakeServer:
     contents: dict[str, bytes] = field(default_factory=dict)
     read_cuts: list[int | None] = field(default_factory=list)
     damage: int = 0
+    chunk_damage: int = 0
+    arrived: dict[str, bytes] = field(default_factory=dict)
+    write_cuts: list[int | None] = field(default_factory=list)
+    write_refusals: list[Any] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     target: str = ""
@@ -210,9 +220,47 @@ class _Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
             content = bytes([content[0] ^ 1]) + content[1:]
         end = len(content) if cut is None else cut
         for start in range(0, end, 1000):
-            yield artifact_service_pb2.ReadArtifactResponse(data=content[start : min(end, start + 1000)])
+            data = content[start : min(end, start + 1000)]
+            crc32 = zlib.crc32(data)
+            damaged = bool(self.fake.chunk_damage and start)
+            if damaged:
+                self.fake.chunk_damage -= 1
+                data = bytes([data[0] ^ 1]) + data[1:]
+            yield artifact_service_pb2.ReadArtifactResponse(data=data, crc32=crc32)
+            if damaged:
+                return
         if cut is not None:
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+
+    def QueryUpload(
+        self, request: artifact_service_pb2.QueryUploadRequest, context: Any
+    ) -> artifact_service_pb2.QueryUploadResponse:
+        self.fake.unary(request, context)
+        if request.sha256 in self.fake.contents:
+            return artifact_service_pb2.QueryUploadResponse(offset=request.size_bytes, complete=True)
+        return artifact_service_pb2.QueryUploadResponse(offset=len(self.fake.arrived.get(request.sha256, b"")))
+
+    def WriteArtifact(
+        self, request_iterator: Iterator[artifact_service_pb2.WriteArtifactRequest], context: Any
+    ) -> artifact_service_pb2.WriteArtifactResponse:
+        cut = self.fake.write_cuts.pop(0) if self.fake.write_cuts else None
+        sha256, size, taken = "", 0, 0
+        for request in request_iterator:
+            self.fake.requests.append(request)
+            sha256, size = sha256 or request.sha256, size or request.size_bytes
+            held = self.fake.arrived.setdefault(sha256, b"")
+            assert (request.offset, request.crc32) == (len(held), zlib.crc32(request.data))
+            data = request.data if cut is None else request.data[: cut - taken]
+            self.fake.arrived[sha256], taken = held + data, taken + len(data)
+            if taken == cut:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+        held = self.fake.arrived[sha256]
+        if len(held) == size:
+            del self.fake.arrived[sha256]
+            if self.fake.write_refusals:
+                context.abort_with_status(self.fake.write_refusals.pop(0))
+            self.fake.contents[sha256] = held
+        return artifact_service_pb2.WriteArtifactResponse(offset=len(held), complete=len(held) == size)
 
 
 @pytest.fixture

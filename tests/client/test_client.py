@@ -39,7 +39,16 @@ def test_public_names_are_all_and_nothing_else() -> None:
     assert set(public.__all__) == set(namespace) - {"__builtins__"}
     assert sorted(public.__all__) == public.__all__ == dir(public)
     assert set(public.__all__) == {
-        *("AlreadyExistsError", "Candidate", "Client", "ClientConfig", "ConflictError", "DiminuendoError"),
+        *(
+            "AlreadyExistsError",
+            "Artifact",
+            "UploadError",
+            "Candidate",
+            "Client",
+            "ClientConfig",
+            "ConflictError",
+            "DiminuendoError",
+        ),
         "DownloadError",
         *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),

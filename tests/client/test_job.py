@@ -244,6 +244,16 @@ def test_damage_on_the_way_is_fetched_again(
     assert read(tmp_path) == stored
 
 
+def test_a_chunk_that_is_damaged_on_the_way_is_not_taken(
+    fake: FakeServer, client: Client, stored: dict[str, bytes], tmp_path: Path
+) -> None:
+    fake.chunk_damage = 2
+    client.job("recorded").download(tmp_path)
+    offsets = [r.offset for r in fake.asked(artifact_service_pb2.ReadArtifactRequest)]
+    assert offsets[:3] == [0, 1000, 2000], "what was right before it was kept"
+    assert read(tmp_path) == stored
+
+
 def test_damage_that_stays_is_an_error_and_leaves_no_file(
     fake: FakeServer, client: Client, stored: dict[str, bytes], tmp_path: Path
 ) -> None:

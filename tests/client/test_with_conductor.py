@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import random
+import socket
 import sys
 import threading
+import zlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from diminuendo.v1 import artifact_service_pb2, artifact_service_pb2_grpc, coordinator_service_pb2_grpc
 from diminuendo.v1 import coordinator_service_pb2 as wire
-from diminuendo.v1 import coordinator_service_pb2_grpc
 
 from diminuendo.client import (
     AlreadyExistsError,
@@ -32,7 +37,7 @@ from diminuendo.client.child import Child
 from diminuendo.engine.store import DirectoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.client.conftest import Recorded
@@ -159,6 +164,98 @@ def test_a_job_from_submission_to_its_files_while_the_conductor_is_killed_twice(
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == recorded.files
         with pytest.raises(FailedPreconditionError):
             job.cancel()
+
+
+class Proxy:
+    """Passes connections on to a server, each until the client has sent so many bytes; the last one without end.
+
+    Attributes:
+        passed: Bytes that clients have sent on each connection.
+    """
+
+    def __init__(self, target: str, budgets: list[int]) -> None:
+        self.passed: list[int] = []
+        self._where = (target.rpartition(":")[0], int(target.rpartition(":")[2]))
+        self._budgets = budgets
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._start(self._accept)
+
+    def _start(self, run: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=run, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._where)
+            self._sockets += [client, server]
+            budget = self._budgets.pop(0) if self._budgets else None
+            self.passed.append(0)
+            number = len(self.passed) - 1
+            self._start(self._pass, client, server, number, budget)
+            self._start(self._pass, server, client, None, None)
+
+    def _pass(self, source: socket.socket, sink: socket.socket, number: int | None, budget: int | None) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+                if number is not None:
+                    self.passed[number] += len(data)
+                    if budget is not None and self.passed[number] >= budget:
+                        break
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+
+def test_a_file_is_sent_over_a_line_that_breaks_and_read_back(conductor: Conductor, tmp_path: Path) -> None:
+    size, part = 24 * 2**20, 8 * 2**20
+    (tmp_path / "weights").write_bytes(random.Random(3).randbytes(size))
+    proxy = Proxy(conductor.target, [part, part])
+    with Client(proxy.target, config=ClientConfig(patience_s=40)) as client:
+        content = client.upload(tmp_path / "weights")
+        assert len(proxy.passed) >= 3
+        # Of each line that broke only what was on it was lost: a chunk, and what gRPC sends ahead.
+        assert size < sum(proxy.passed) < size + 2 * 5 * 2**20
+        before = sum(proxy.passed)
+        assert client.upload(tmp_path / "weights") == content
+        assert sum(proxy.passed) - before < 10_000, "it is there, and not sent"
+    proxy.close()
+    assert conductor.store().get(content.sha256) == (tmp_path / "weights").read_bytes()
+
+
+def test_an_upload_goes_on_at_a_conductor_that_was_killed(conductor: Conductor, tmp_path: Path) -> None:
+    data = random.Random(4).randbytes(3 * 2**20)
+    (tmp_path / "weights").write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    with grpc.insecure_channel(conductor.target) as channel:
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        first = artifact_service_pb2.WriteArtifactRequest(
+            sha256=sha256, size_bytes=len(data), data=data[: 2**20], crc32=zlib.crc32(data[: 2**20])
+        )
+        assert stub.WriteArtifact(iter([first]), timeout=10).offset == 2**20
+        conductor.kill()
+        conductor.start()
+        query = artifact_service_pb2.QueryUploadRequest(sha256=sha256, size_bytes=len(data))
+        assert stub.QueryUpload(query, timeout=10, wait_for_ready=True).offset == 2**20
+    with Client(conductor.target) as client:
+        assert client.upload(tmp_path / "weights").sha256 == sha256
+    assert conductor.store().get(sha256) == data
 
 
 def test_what_a_conductor_refuses_and_repeats(conductor: Conductor) -> None:

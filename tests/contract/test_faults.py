@@ -29,6 +29,7 @@ from diminuendo.services.conductor.records import NewJob, RequestId
 from diminuendo.services.conductor.server import GrpcServer
 from diminuendo.services.conductor.store.base import Store
 from diminuendo.services.conductor.store.sql import SqlStore
+from diminuendo.services.conductor.uploads import Uploads
 from diminuendo.services.coordinator import rpc, translate
 from diminuendo.services.coordinator.journal import ConductorJournal
 from diminuendo.services.coordinator.lease import HeldLease
@@ -61,7 +62,18 @@ async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[st
     """The address of a conductor's server on a store."""
     notifier, clock = Notifier(), lambda: now[0]
     store.subscribe(notifier.publish)
-    server = GrpcServer(store, notifier, Metrics(clock), DirectoryStore(folder), clock, lease_us=30_000_000, weights={})
+    artifacts = DirectoryStore(folder)
+    server = GrpcServer(
+        store,
+        notifier,
+        Metrics(clock),
+        artifacts,
+        clock,
+        lease_us=30_000_000,
+        weights={},
+        uploads=Uploads(folder.with_name("uploads"), artifacts),
+        max_artifact_bytes=2**30,
+    )
     port = await server.start("127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{port}"

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         NotFoundError,
         ServerError,
         ServerUnavailableError,
+        UploadError,
         Violation,
         WaitTimeoutError,
     )
     from diminuendo.client.job import Job
     from diminuendo.client.types import (
+        Artifact,
         Candidate,
         EvaluationFinished,
         Event,
@@ -65,11 +67,13 @@ _HOMES = {
         "NotFoundError",
         "ServerError",
         "ServerUnavailableError",
+        "UploadError",
         "Violation",
         "WaitTimeoutError",
     ),
     "job": ("Job",),
     "types": (
+        "Artifact",
         "Candidate",
         "EvaluationFinished",
         "Event",
@@ -91,6 +95,7 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 
 __all__ = [
     "AlreadyExistsError",
+    "Artifact",
     "Candidate",
     "Client",
     "ClientConfig",
@@ -118,6 +123,7 @@ __all__ = [
     "StateChanged",
     "StepCommitted",
     "Updated",
+    "UploadError",
     "Violation",
     "WaitTimeoutError",
     "WarningRaised",

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 
 from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
@@ -15,7 +16,8 @@ from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
-from diminuendo.client.types import Accept, Effort, JobInfo, JobState, check_whole
+from diminuendo.client.types import Accept, Artifact, Effort, JobInfo, JobState, check_whole
+from diminuendo.client.upload import upload
 
 _JOB_NAME = re.compile(r"projects/[^/\s]+/jobs/[^/\s]+")
 
@@ -219,6 +221,23 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def upload(self, path: Path | str) -> Artifact:
+        """Store a file's content on the server, under its sha256. What the server has already is not sent.
+
+        Cut, it goes on where it was, also in another process within a day. Content that no job refers to is
+        forgotten after a while: a week, unless the server is set otherwise.
+
+        Args:
+            path: The file. It is read twice: for its sha256, and to be sent.
+
+        Raises:
+            OSError: The file cannot be read.
+            UploadError: It changed while it was sent, or arrived damaged twice.
+            InvalidArgumentError: It is larger than the server takes.
+            ServerUnavailableError: Nobody answers, or the server has no room, for `ClientConfig.patience_s`.
+        """
+        return upload(self._connection, Path(path))
 
     def _job_name(self, name_or_id: str) -> str:
         if _JOB_NAME.fullmatch(name_or_id):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from diminuendo.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 
@@ -15,6 +17,8 @@ from diminuendo.client.rpc import Connection
 from diminuendo.client.types import ResultFile
 
 _BLOCK = 2**20
+CHUNK_TRIES = 5
+"""How often a file is gone on with where a chunk came damaged, before it is looked at as a whole."""
 
 
 def download(connection: Connection, files: Sequence[ResultFile], folder: Path) -> Path:
@@ -71,21 +75,31 @@ def _fetch(connection: Connection, file: ResultFile, folder: Path) -> None:
 def _stream_to(connection: Connection, file: ResultFile, part: Path) -> str:
     """Append to the part until it has the file's size; returns its sha256."""
     digest = _hash_of(part) if part.exists() else hashlib.sha256()
-    stub = artifact_service_pb2_grpc.ArtifactServiceStub(connection.channel)
     with part.open("ab") as out:
-        messages = connection.stream(
-            stub.ReadArtifact,
-            lambda: artifact_service_pb2.ReadArtifactRequest(sha256=file.sha256, offset=out.tell()),
-        )
-        with contextlib.closing(messages):
-            for message in messages:
-                digest.update(message.data)
-                out.write(message.data)
-                if out.tell() > file.size_bytes:
-                    break
+        for _ in range(CHUNK_TRIES):
+            if _append(connection, file, out, digest):
+                break
         out.flush()
         os.fsync(out.fileno())
     return digest.hexdigest()
+
+
+def _append(connection: Connection, file: ResultFile, out: BinaryIO, digest: hashlib._Hash) -> bool:
+    """Append what the server sends from here on; False when a chunk came damaged, which is not taken."""
+    stub = artifact_service_pb2_grpc.ArtifactServiceStub(connection.channel)
+    messages = connection.stream(
+        stub.ReadArtifact,
+        lambda: artifact_service_pb2.ReadArtifactRequest(sha256=file.sha256, offset=out.tell()),
+    )
+    with contextlib.closing(messages):
+        for message in messages:
+            if message.HasField("crc32") and message.crc32 != zlib.crc32(message.data):
+                return False
+            digest.update(message.data)
+            out.write(message.data)
+            if out.tell() > file.size_bytes:
+                break
+    return True
 
 
 def _hash_of(path: Path) -> hashlib._Hash:

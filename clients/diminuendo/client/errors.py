@@ -9,6 +9,7 @@
     ├── FailedPreconditionError   not in the job's present state
     ├── ConflictError             the job is not as it was when its etag was read
     ├── WaitTimeoutError          `Job.wait` ran out of the time it was given; the job goes on
+    ├── UploadError               a file could not be sent whole
     └── DownloadError             a result could not be fetched whole
         └── FolderNotEmptyError   the folder holds something else; nothing was written
 
@@ -93,6 +94,10 @@ class ConflictError(DiminuendoError):
 
 class WaitTimeoutError(DiminuendoError, TimeoutError):
     """`Job.wait` ran out of the time it was given. The job goes on."""
+
+
+class UploadError(DiminuendoError):
+    """A file could not be sent whole: it changed meanwhile, or something on the way changes it."""
 
 
 class DownloadError(DiminuendoError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import grpc
@@ -152,6 +152,22 @@ class Connection:
                 backoff.progress()
             if not (own_deadline and lived_s >= 0.9 * left_s):
                 self._reconnect(backoff, failure, on_cut)
+
+    def send(self, method: grpc.StreamUnaryMultiCallable[Any, Answer], requests: Iterator[object]) -> Answer:
+        """One call whose request is a stream, of `stream_s` at most. Not tried again: ask first what has arrived.
+
+        Raises:
+            ServerUnavailableError: It was cut.
+            DiminuendoError: By the status code; see `errors`.
+        """
+        self._require_server(None)
+        try:
+            return method(requests, timeout=self.config.stream_s)
+        except grpc.RpcError as error:
+            failure = error_from(error, self.target)
+            if _code(error) in _CUTS and not isinstance(failure, errors.ConflictError):
+                raise errors.ServerUnavailableError(failure.message, reason=failure.reason) from error
+            raise failure from error
 
     def _stream_s(self, until: float | None) -> float:
         """Deadline of the next opening of a stream, in seconds from now."""

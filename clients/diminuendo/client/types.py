@@ -85,6 +85,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """Content on a server: its SHA-256 in lower-case hex, its bytes."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResultFile:
     """One file of a result folder: its name, the SHA-256 of its content in lower-case hex, its bytes."""
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$diminuendo/v1/artifact_service.proto\x12\rdiminuendo.v1\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"$\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32l\n\x0f\x41rtifactService\x12Y\n\x0cReadArtifact\x12\".diminuendo.v1.ReadArtifactRequest\x1a#.diminuendo.v1.ReadArtifactResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$diminuendo/v1/artifact_service.proto\x12\rdiminuendo.v1\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"B\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\x05\x63rc32\x18\x02 \x01(\x07H\x00\x88\x01\x01\x42\x08\n\x06_crc32\"8\n\x12QueryUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"7\n\x13QueryUploadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"g\n\x14WriteArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"9\n\x15WriteArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\xa0\x02\n\x0f\x41rtifactService\x12Y\n\x0cReadArtifact\x12\".diminuendo.v1.ReadArtifactRequest\x1a#.diminuendo.v1.ReadArtifactResponse0\x01\x12T\n\x0bQueryUpload\x12!.diminuendo.v1.QueryUploadRequest\x1a\".diminuendo.v1.QueryUploadResponse\x12\\\n\rWriteArtifact\x12#.diminuendo.v1.WriteArtifactRequest\x1a$.diminuendo.v1.WriteArtifactResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READARTIFACTREQUEST']._serialized_start=55
   _globals['_READARTIFACTREQUEST']._serialized_end=108
   _globals['_READARTIFACTRESPONSE']._serialized_start=110
-  _globals['_READARTIFACTRESPONSE']._serialized_end=146
-  _globals['_ARTIFACTSERVICE']._serialized_start=148
-  _globals['_ARTIFACTSERVICE']._serialized_end=256
+  _globals['_READARTIFACTRESPONSE']._serialized_end=176
+  _globals['_QUERYUPLOADREQUEST']._serialized_start=178
+  _globals['_QUERYUPLOADREQUEST']._serialized_end=234
+  _globals['_QUERYUPLOADRESPONSE']._serialized_start=236
+  _globals['_QUERYUPLOADRESPONSE']._serialized_end=291
+  _globals['_WRITEARTIFACTREQUEST']._serialized_start=293
+  _globals['_WRITEARTIFACTREQUEST']._serialized_end=396
+  _globals['_WRITEARTIFACTRESPONSE']._serialized_start=398
+  _globals['_WRITEARTIFACTRESPONSE']._serialized_end=455
+  _globals['_ARTIFACTSERVICE']._serialized_start=458
+  _globals['_ARTIFACTSERVICE']._serialized_end=746
 # @@protoc_insertion_point(module_scope)

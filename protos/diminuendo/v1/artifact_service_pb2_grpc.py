@@ -39,6 +39,16 @@ class ArtifactServiceStub(object):
                 request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.ReadArtifactRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.ReadArtifactResponse.FromString,
                 _registered_method=True)
+        self.QueryUpload = channel.unary_unary(
+                '/diminuendo.v1.ArtifactService/QueryUpload',
+                request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.QueryUploadRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.QueryUploadResponse.FromString,
+                _registered_method=True)
+        self.WriteArtifact = channel.stream_unary(
+                '/diminuendo.v1.ArtifactService/WriteArtifact',
+                request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
@@ -52,6 +62,27 @@ class ArtifactServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryUpload(self, request, context):
+        """How much of a content is here: an upload begins, or goes on, from there. Content that is stored already is
+        complete, and need not be sent; it then counts as wanted from now on, as if it had just been stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteArtifact(self, request_iterator, context):
+        """Stores content under its sha256, in chunks of at most 1 MiB from the offset that QueryUpload names. What has
+        arrived stays when the stream is cut, for a day. Several may send the same content at the same time: each
+        chunk is taken from who comes first with it. When the last byte is here the whole is checked, and stored or
+        refused (DATA_LOSS, reason ARTIFACT_DAMAGED: nothing of it is kept).
+
+        A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
+        One conductor of several does not know what another has received: it says 0, and the upload starts again there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +90,16 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.ReadArtifact,
                     request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.ReadArtifactRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.ReadArtifactResponse.SerializeToString,
+            ),
+            'QueryUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryUpload,
+                    request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.QueryUploadRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.QueryUploadResponse.SerializeToString,
+            ),
+            'WriteArtifact': grpc.stream_unary_rpc_method_handler(
+                    servicer.WriteArtifact,
+                    request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +129,60 @@ class ArtifactService(object):
             '/diminuendo.v1.ArtifactService/ReadArtifact',
             diminuendo_dot_v1_dot_artifact__service__pb2.ReadArtifactRequest.SerializeToString,
             diminuendo_dot_v1_dot_artifact__service__pb2.ReadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.ArtifactService/QueryUpload',
+            diminuendo_dot_v1_dot_artifact__service__pb2.QueryUploadRequest.SerializeToString,
+            diminuendo_dot_v1_dot_artifact__service__pb2.QueryUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteArtifact(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/diminuendo.v1.ArtifactService/WriteArtifact',
+            diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.SerializeToString,
+            diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

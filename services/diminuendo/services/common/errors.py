@@ -74,6 +74,18 @@ class ArtifactDamagedError(DiminuendoError):
     code, reason = grpc.StatusCode.DATA_LOSS, "ARTIFACT_DAMAGED"
 
 
+class ChunkDamagedError(DiminuendoError):
+    """The artifact service: a chunk that has another checksum than the one sent with it."""
+
+    code, reason = grpc.StatusCode.DATA_LOSS, "CHUNK_DAMAGED"
+
+
+class UploadOffsetError(DiminuendoError):
+    """The artifact service: a chunk that lies past what has arrived. Send on from the offset that is named."""
+
+    code, reason = grpc.StatusCode.ABORTED, "UPLOAD_OFFSET"
+
+
 class JobExistsError(DiminuendoError):
     """The store: the job_id asked for is taken."""
 

@@ -18,6 +18,7 @@ from diminuendo.services.conductor.server import GrpcServer, address, listen, pr
 from diminuendo.services.conductor.settings import ConductorSettings
 from diminuendo.services.conductor.store.base import Clock, Store
 from diminuendo.services.conductor.store.sql import SqlStore, wall_clock
+from diminuendo.services.conductor.uploads import Uploads
 from diminuendo.services.conductor.waiting import end_lapsed
 
 
@@ -93,7 +94,16 @@ async def _grpc(
     except LocationError as error:
         raise StartError(f"artifacts: {error}") from None
     lease_us = round(settings.lease_s * 1_000_000)
-    server = GrpcServer(store, notifier, metrics, artifacts, clock, lease_us=lease_us, weights=settings.weights)
+    server = GrpcServer(
+        store,
+        notifier,
+        metrics,
+        artifacts,
+        clock,
+        lease_us=lease_us,
+        uploads=Uploads(settings.uploads_dir, artifacts),
+        max_artifact_bytes=settings.max_artifact_bytes,
+    )
     watching: asyncio.Task[None] | None = None
     try:
         bound = await server.start(settings.host, settings.port)

@@ -29,6 +29,7 @@ from diminuendo.services.conductor.servicers.artifact_service import ArtifactSer
 from diminuendo.services.conductor.servicers.coordinator_service import CoordinatorService
 from diminuendo.services.conductor.servicers.job_service import JobService
 from diminuendo.services.conductor.store.base import Clock, Store
+from diminuendo.services.conductor.uploads import Uploads
 
 MAX_MESSAGE = 4 * 1024 * 1024
 OPTIONS = (
@@ -66,6 +67,8 @@ class GrpcServer:
         *,
         lease_us: int,
         weights: Mapping[str, float],
+        uploads: Uploads,
+        max_artifact_bytes: int,
     ) -> None:
         """Register the services; nothing listens yet."""
         self._notifier = notifier
@@ -76,7 +79,9 @@ class GrpcServer:
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
             CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
         )
-        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(ArtifactService(artifacts), self._server)
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
+            ArtifactService(artifacts, uploads, max_bytes=max_artifact_bytes), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

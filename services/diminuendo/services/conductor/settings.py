@@ -32,6 +32,7 @@ class ConductorSettings(ServiceSettings):
         artifacts: Where the artifacts are: a folder or ``s3://BUCKET/PREFIX``; empty: ``artifacts`` in `data_dir`.
         weights: What projects may have of the evaluators, relative to one another: ``PROJECT=NUMBER,...``; 1 where it
             is not said.
+        max_artifact_bytes: The largest content that is taken.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -46,6 +47,7 @@ class ConductorSettings(ServiceSettings):
     database: SecretStr = SecretStr("")
     artifacts: str = ""
     weights: Weights = Field(default_factory=dict)
+    max_artifact_bytes: int = Field(64 * 2**30, ge=2**20, le=64 * 2**30)
     with_parent: bool = False
 
     @field_validator("database")
@@ -79,3 +81,8 @@ class ConductorSettings(ServiceSettings):
     def artifacts_location(self) -> str:
         """Where the artifacts are, for `open_store`."""
         return self.artifacts or str(self.data_dir / "artifacts")
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where content grows that is being sent."""
+        return self.data_dir / "uploads"

@@ -117,16 +117,6 @@ def release(request: coordinator_service_pb2.ReleaseJobRequest) -> Outcome | Non
     return outcomes.get(kind)
 
 
-def artifact(sha256: str, offset: int) -> None:
-    """Which content is read, and from where."""
-    problems = Problems()
-    if not SHA256.fullmatch(sha256):
-        problems.add("sha256", f"{sha256!r} is no sha256; give 64 lower-case hex digits")
-    if offset < 0:
-        problems.add("offset", f"{offset} is negative; give a byte of the content, from 0")
-    problems.check()
-
-
 def answer_size(outcomes: dict[str, bytes]) -> None:
     """Refuse an answer that no message holds, instead of failing to send it."""
     total = sum(map(len, outcomes.values()))

@@ -1,10 +1,11 @@
-"""ArtifactService: content by its sha256."""
+"""ArtifactService: content by its sha256, in and out."""
 
 # ruff: noqa: N802 - the methods are named by the protos
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,11 +17,13 @@ from diminuendo.services.common import logs
 from diminuendo.services.common.errors import (
     ArtifactDamagedError,
     ArtifactNotFoundError,
+    ChunkDamagedError,
     InvalidFieldError,
     StoreUnavailableError,
     Violation,
 )
-from diminuendo.services.conductor import validate_held as validate
+from diminuendo.services.conductor import validate_artifacts as validate
+from diminuendo.services.conductor.uploads import Upload, Uploads
 
 CHUNK = 256 * 1024
 _log = logs.get(__name__)
@@ -28,11 +31,11 @@ _Context = ServicerContext[Any, Any]
 
 
 class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
-    """Serves the content of a store."""
+    """Serves the content of a store, and takes more."""
 
-    def __init__(self, artifacts: SharedStore) -> None:
-        """Read from this store."""
-        self._artifacts = artifacts
+    def __init__(self, artifacts: SharedStore, uploads: Uploads, *, max_bytes: int) -> None:
+        """Read from this store, and let what is sent, of at most so many bytes, go to it."""
+        self._artifacts, self._uploads, self._max_bytes = artifacts, uploads, max_bytes
 
     async def ReadArtifact(
         self, request: artifact_service_pb2.ReadArtifactRequest, context: _Context
@@ -51,7 +54,7 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
                 break  # it was replaced by something shorter: damaged, and so the reader will find
             digest.update(data)
             offset += len(data)
-            yield artifact_service_pb2.ReadArtifactResponse(data=data)
+            yield artifact_service_pb2.ReadArtifactResponse(data=data, crc32=zlib.crc32(data))
         if not request.offset and digest.hexdigest() != request.sha256:
             await asyncio.to_thread(self._artifacts.set_aside, request.sha256)
             _log.error("artifact_damaged", sha256=request.sha256)
@@ -59,6 +62,46 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
                 f"the content stored under {request.sha256} is damaged; it was put aside, store it again",
                 sha256=request.sha256,
             )
+
+    async def QueryUpload(
+        self, request: artifact_service_pb2.QueryUploadRequest, context: _Context
+    ) -> artifact_service_pb2.QueryUploadResponse:
+        """How much of a content is here."""
+        validate.upload(request.sha256, request.size_bytes, self._max_bytes)
+        upload = self._uploads.of(request.sha256, request.size_bytes)
+        if await asyncio.to_thread(self._uploads.stored, upload):
+            return artifact_service_pb2.QueryUploadResponse(offset=upload.size, complete=True)
+        return artifact_service_pb2.QueryUploadResponse(offset=await asyncio.to_thread(upload.held))
+
+    async def WriteArtifact(
+        self, request_iterator: AsyncIterator[artifact_service_pb2.WriteArtifactRequest], context: _Context
+    ) -> artifact_service_pb2.WriteArtifactResponse:
+        """Take content chunk by chunk; no more than one is in memory. Whole, it is checked and stored."""
+        upload, held = None, 0
+        async for request in request_iterator:
+            if upload is None:
+                validate.upload(request.sha256, request.size_bytes, self._max_bytes)
+                upload = self._uploads.of(request.sha256, request.size_bytes)
+                if await asyncio.to_thread(self._uploads.stored, upload):
+                    return artifact_service_pb2.WriteArtifactResponse(offset=upload.size, complete=True)
+            held = await self._take(upload, request)
+            if held == upload.size:
+                await self._uploads.store(upload)
+                return artifact_service_pb2.WriteArtifactResponse(offset=held, complete=True)
+        if upload is None:
+            raise InvalidFieldError([Violation("sha256", "is missing: no message came; send one with it at least")])
+        return artifact_service_pb2.WriteArtifactResponse(offset=held)
+
+    async def _take(self, upload: Upload, request: artifact_service_pb2.WriteArtifactRequest) -> int:
+        validate.chunk(request, upload.sha256, upload.size)
+        if zlib.crc32(request.data) != request.crc32:
+            raise ChunkDamagedError(
+                f"the {len(request.data)} bytes at offset {request.offset} of {upload.sha256} do not have the crc32 "
+                f"{request.crc32:#010x} that came with them; send them again",
+                sha256=upload.sha256,
+                offset=str(request.offset),
+            )
+        return await asyncio.to_thread(upload.append, request.offset, request.data)
 
     def _size(self, sha256: str, offset: int) -> int:
         try:
