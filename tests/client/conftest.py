@@ -79,6 +79,7 @@ class FakeServer:
             of what it was.
         arrived: Bytes of uploads by sha256.
         write_cuts: For each coming WriteArtifact: how many bytes it takes before UNAVAILABLE; None takes all.
+        garbage: What CollectGarbage answers.
         write_refusals: Statuses that the next whole uploads are refused with; what had arrived is dropped.
     """
 
@@ -94,6 +95,9 @@ class FakeServer:
     arrived: dict[str, bytes] = field(default_factory=dict)
     write_cuts: list[int | None] = field(default_factory=list)
     write_refusals: list[Any] = field(default_factory=list)
+    garbage: artifact_service_pb2.CollectGarbageResponse = field(
+        default_factory=artifact_service_pb2.CollectGarbageResponse
+    )
     requests: list[Any] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     target: str = ""
@@ -239,6 +243,12 @@ class _Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
         if request.sha256 in self.fake.contents:
             return artifact_service_pb2.QueryUploadResponse(offset=request.size_bytes, complete=True)
         return artifact_service_pb2.QueryUploadResponse(offset=len(self.fake.arrived.get(request.sha256, b"")))
+
+    def CollectGarbage(
+        self, request: artifact_service_pb2.CollectGarbageRequest, context: Any
+    ) -> artifact_service_pb2.CollectGarbageResponse:
+        self.fake.unary(request, context)
+        return self.fake.garbage
 
     def WriteArtifact(
         self, request_iterator: Iterator[artifact_service_pb2.WriteArtifactRequest], context: Any

@@ -279,7 +279,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
     "name",
     [
         *("submit", "watch", "get", "list", "cancel", "pause", "resume", "retry", "update", "delete", "download"),
-        *("compress", "profile", "version"),
+        *("compress", "gc", "profile", "version"),
     ],
 )
 def test_each_command_has_help(run_here: Run, name: str) -> None:
@@ -368,6 +368,15 @@ def test_cancel_prints_name_and_state(fake: FakeServer, run: Run) -> None:
     fake.add(job_pb2.Job(name="projects/p/jobs/j", state=job_pb2.JOB_STATE_QUEUED), [])
     done = run("cancel", "j", "--project", "p")
     assert (done.returncode, done.stdout) == (0, "projects/p/jobs/j CANCELLED\n")
+
+
+def test_gc_says_what_was_removed_or_would_be(fake: FakeServer, run: Run) -> None:
+    fake.garbage.removed_artifacts, fake.garbage.removed_bytes, fake.garbage.removed_evaluations = 3, 3 * 2**19, 7
+    fake.garbage.kept_artifacts, fake.garbage.kept_bytes = 2, 2**30
+    rest = "waiting: 0 artifacts of 0.0 MiB\nkept: 2 artifacts of 1024.0 MiB\n"
+    assert run("gc").stdout == f"removed: 3 artifacts of 1.5 MiB, 7 outcomes\n{rest}"
+    assert run("gc", "--dry-run").stdout == f"would be removed: 3 artifacts of 1.5 MiB, 7 outcomes\n{rest}"
+    assert json.loads(run("gc", "--output", "json").stdout)["removed_bytes"] == 3 * 2**19
 
 
 def test_pause_resume_retry_and_delete_print_the_job(fake: FakeServer, run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from diminuendo.v1 import job_pb2, job_service_pb2
+from diminuendo.v1 import artifact_service_pb2, job_pb2, job_service_pb2
 
 import diminuendo.client as public
 from diminuendo.client import (
@@ -18,6 +18,7 @@ from diminuendo.client import (
     ClientConfig,
     DiminuendoError,
     FailedPreconditionError,
+    Garbage,
     InvalidArgumentError,
     JobState,
     NotFoundError,
@@ -39,17 +40,8 @@ def test_public_names_are_all_and_nothing_else() -> None:
     assert set(public.__all__) == set(namespace) - {"__builtins__"}
     assert sorted(public.__all__) == public.__all__ == dir(public)
     assert set(public.__all__) == {
-        *(
-            "AlreadyExistsError",
-            "Artifact",
-            "UploadError",
-            "Candidate",
-            "Client",
-            "ClientConfig",
-            "ConflictError",
-            "DiminuendoError",
-        ),
-        "DownloadError",
+        *("AlreadyExistsError", "Artifact", "Candidate", "Client", "ClientConfig", "ConflictError"),
+        *("DiminuendoError", "DownloadError", "Garbage", "UploadError"),
         *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),
         *("Result", "ResultFile", "RetryPolicy", "ServerError", "ServerUnavailableError", "Stage"),
@@ -71,6 +63,13 @@ def test_import_pulls_in_neither_torch_nor_ray_nor_engine_nor_services() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_garbage_is_collected_on_the_server(fake: FakeServer, client: Client) -> None:
+    fake.garbage.removed_artifacts, fake.garbage.removed_bytes, fake.garbage.kept_artifacts = 3, 4096, 5
+    assert client.collect_garbage(dry_run=True) == Garbage(3, 4096, 0, 0, 0, 5, 0)
+    client.collect_garbage()
+    assert [r.dry_run for r in fake.asked(artifact_service_pb2.CollectGarbageRequest)] == [True, False]
 
 
 def test_submit_sends_every_field_and_a_request_id(fake: FakeServer, client: Client) -> None:

@@ -23,6 +23,7 @@ from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.session import Session
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.common.errors import StoreUnavailableError
+from diminuendo.services.conductor.garbage import Collector
 from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.records import NewJob, RequestId
@@ -38,6 +39,7 @@ from diminuendo.services.coordinator.rpc import Conductor
 Open = Callable[[], Awaitable[Store]]
 T = TypeVar("T")
 EVALUATIONS = 8
+KEEP_S = 86_400.0
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +64,18 @@ async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[st
     """The address of a conductor's server on a store."""
     notifier, clock = Notifier(), lambda: now[0]
     store.subscribe(notifier.publish)
-    artifacts = DirectoryStore(folder)
+    artifacts, metrics = DirectoryStore(folder), Metrics(clock)
+    uploads = Uploads(folder.with_name("uploads"), artifacts)
     server = GrpcServer(
         store,
         notifier,
-        Metrics(clock),
+        metrics,
         artifacts,
         clock,
         lease_us=30_000_000,
         weights={},
-        uploads=Uploads(folder.with_name("uploads"), artifacts),
+        uploads=uploads,
+        collector=Collector(store, artifacts, uploads, metrics, clock, keep_s=KEEP_S),
         max_artifact_bytes=2**30,
     )
     port = await server.start("127.0.0.1", 0)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from diminuendo.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
 
 from diminuendo.client import convert
 from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
-from diminuendo.client.types import Accept, Artifact, Effort, JobInfo, JobState, check_whole
+from diminuendo.client.types import Accept, Artifact, Effort, Garbage, JobInfo, JobState, check_whole
 from diminuendo.client.upload import upload
 
 _JOB_NAME = re.compile(r"projects/[^/\s]+/jobs/[^/\s]+")
@@ -238,6 +245,20 @@ class Client:
             ServerUnavailableError: Nobody answers, or the server has no room, for `ClientConfig.patience_s`.
         """
         return upload(self._connection, Path(path))
+
+    def collect_garbage(self, *, dry_run: bool = False, timeout_s: float = 600.0) -> Garbage:
+        """Have the server remove what no job has referred to for as long as it is set to keep it.
+
+        It does that by itself every hour, unless it is set otherwise.
+
+        Args:
+            dry_run: Only say what would be removed now.
+            timeout_s: Deadline; the server goes through all that it has stored.
+        """
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(self._connection.channel)
+        request = artifact_service_pb2.CollectGarbageRequest(dry_run=dry_run)
+        found = self._connection.call(stub.CollectGarbage, request, timeout_s=timeout_s)
+        return Garbage(**{field.name: getattr(found, field.name) for field in fields(Garbage)})
 
     def _job_name(self, name_or_id: str) -> str:
         if _JOB_NAME.fullmatch(name_or_id):

@@ -93,6 +93,26 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Garbage:
+    """What a server removed because no job refers to it, or would remove.
+
+    Attributes:
+        removed_artifacts: Content that was removed; in a dry run, that would be.
+        removed_evaluations: Outcomes of evaluations that were forgotten; in a dry run, that would be.
+        waiting_artifacts: Content that no job refers to and that is kept for now.
+        kept_artifacts: Content that a job refers to.
+    """
+
+    removed_artifacts: int
+    removed_bytes: int
+    removed_evaluations: int
+    waiting_artifacts: int
+    waiting_bytes: int
+    kept_artifacts: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResultFile:
     """One file of a result folder: its name, the SHA-256 of its content in lower-case hex, its bytes."""
 

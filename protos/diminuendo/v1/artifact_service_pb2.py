@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$diminuendo/v1/artifact_service.proto\x12\rdiminuendo.v1\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"B\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\x05\x63rc32\x18\x02 \x01(\x07H\x00\x88\x01\x01\x42\x08\n\x06_crc32\"8\n\x12QueryUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"7\n\x13QueryUploadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"g\n\x14WriteArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"9\n\x15WriteArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\xa0\x02\n\x0f\x41rtifactService\x12Y\n\x0cReadArtifact\x12\".diminuendo.v1.ReadArtifactRequest\x1a#.diminuendo.v1.ReadArtifactResponse0\x01\x12T\n\x0bQueryUpload\x12!.diminuendo.v1.QueryUploadRequest\x1a\".diminuendo.v1.QueryUploadResponse\x12\\\n\rWriteArtifact\x12#.diminuendo.v1.WriteArtifactRequest\x1a$.diminuendo.v1.WriteArtifactResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$diminuendo/v1/artifact_service.proto\x12\rdiminuendo.v1\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"B\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\x05\x63rc32\x18\x02 \x01(\x07H\x00\x88\x01\x01\x42\x08\n\x06_crc32\"8\n\x12QueryUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"7\n\x13QueryUploadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"g\n\x14WriteArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"9\n\x15WriteArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"(\n\x15\x43ollectGarbageRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"\xc5\x01\n\x16\x43ollectGarbageResponse\x12\x19\n\x11removed_artifacts\x18\x01 \x01(\x03\x12\x15\n\rremoved_bytes\x18\x02 \x01(\x03\x12\x1b\n\x13removed_evaluations\x18\x03 \x01(\x03\x12\x19\n\x11waiting_artifacts\x18\x04 \x01(\x03\x12\x15\n\rwaiting_bytes\x18\x05 \x01(\x03\x12\x16\n\x0ekept_artifacts\x18\x06 \x01(\x03\x12\x12\n\nkept_bytes\x18\x07 \x01(\x03\x32\xff\x02\n\x0f\x41rtifactService\x12Y\n\x0cReadArtifact\x12\".diminuendo.v1.ReadArtifactRequest\x1a#.diminuendo.v1.ReadArtifactResponse0\x01\x12T\n\x0bQueryUpload\x12!.diminuendo.v1.QueryUploadRequest\x1a\".diminuendo.v1.QueryUploadResponse\x12\\\n\rWriteArtifact\x12#.diminuendo.v1.WriteArtifactRequest\x1a$.diminuendo.v1.WriteArtifactResponse(\x01\x12]\n\x0e\x43ollectGarbage\x12$.diminuendo.v1.CollectGarbageRequest\x1a%.diminuendo.v1.CollectGarbageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITEARTIFACTREQUEST']._serialized_end=396
   _globals['_WRITEARTIFACTRESPONSE']._serialized_start=398
   _globals['_WRITEARTIFACTRESPONSE']._serialized_end=455
-  _globals['_ARTIFACTSERVICE']._serialized_start=458
-  _globals['_ARTIFACTSERVICE']._serialized_end=746
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=457
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=497
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=500
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=697
+  _globals['_ARTIFACTSERVICE']._serialized_start=700
+  _globals['_ARTIFACTSERVICE']._serialized_end=1083
 # @@protoc_insertion_point(module_scope)

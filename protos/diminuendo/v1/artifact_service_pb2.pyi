@@ -179,3 +179,64 @@ class WriteArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WriteArtifactResponse: _TypeAlias = WriteArtifactResponse  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """True: say what would be removed now, and change nothing."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_ARTIFACTS_FIELD_NUMBER: _builtins.int
+    REMOVED_BYTES_FIELD_NUMBER: _builtins.int
+    REMOVED_EVALUATIONS_FIELD_NUMBER: _builtins.int
+    WAITING_ARTIFACTS_FIELD_NUMBER: _builtins.int
+    WAITING_BYTES_FIELD_NUMBER: _builtins.int
+    KEPT_ARTIFACTS_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    removed_artifacts: _builtins.int
+    """Content that was removed, or would be, and its bytes."""
+    removed_bytes: _builtins.int
+    removed_evaluations: _builtins.int
+    """Outcomes of evaluations that were forgotten, or would be."""
+    waiting_artifacts: _builtins.int
+    """Content that no job refers to and that is kept for now."""
+    waiting_bytes: _builtins.int
+    kept_artifacts: _builtins.int
+    """Content that a job refers to."""
+    kept_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        removed_artifacts: _builtins.int = ...,
+        removed_bytes: _builtins.int = ...,
+        removed_evaluations: _builtins.int = ...,
+        waiting_artifacts: _builtins.int = ...,
+        waiting_bytes: _builtins.int = ...,
+        kept_artifacts: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_artifacts", b"kept_artifacts", "kept_bytes", b"kept_bytes", "removed_artifacts", b"removed_artifacts", "removed_bytes", b"removed_bytes", "removed_evaluations", b"removed_evaluations", "waiting_artifacts", b"waiting_artifacts", "waiting_bytes", b"waiting_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015

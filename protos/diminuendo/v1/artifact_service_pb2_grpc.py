@@ -49,6 +49,11 @@ class ArtifactServiceStub(object):
                 request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.FromString,
                 _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/diminuendo.v1.ArtifactService/CollectGarbage',
+                request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
@@ -83,6 +88,14 @@ class ArtifactServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectGarbage(self, request, context):
+        """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
+        themselves every now and then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +113,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.WriteArtifact,
                     request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +201,33 @@ class ArtifactService(object):
             '/diminuendo.v1.ArtifactService/WriteArtifact',
             diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.SerializeToString,
             diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.ArtifactService/CollectGarbage',
+            diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.SerializeToString,
+            diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

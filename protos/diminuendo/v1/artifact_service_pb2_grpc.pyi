@@ -55,6 +55,10 @@ class ArtifactServiceStub:
     A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
     One conductor of several does not know what another has received: it says 0, and the upload starts again there.
     """
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CollectGarbageRequest, _artifact_service_pb2.CollectGarbageResponse]
+    """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
+    themselves every now and then.
+    """
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
@@ -75,6 +79,10 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
 
     A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
     One conductor of several does not know what another has received: it says 0, and the upload starts again there.
+    """
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CollectGarbageRequest, _artifact_service_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
+    themselves every now and then.
     """
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -111,6 +119,16 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
         One conductor of several does not know what another has received: it says 0, and the upload starts again there.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _artifact_service_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_service_pb2.CollectGarbageResponse, _abc.Awaitable[_artifact_service_pb2.CollectGarbageResponse]]:
+        """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
+        themselves every now and then.
         """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

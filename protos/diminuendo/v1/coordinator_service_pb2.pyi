@@ -265,6 +265,7 @@ class ReportEvaluationRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
     job_name: _builtins.str
     epoch: _builtins.int
     outcome: _builtins.bytes
@@ -273,6 +274,12 @@ class ReportEvaluationRequest(_message.Message):
     def evaluation(self) -> _job_pb2.EvaluationFinished:
         """What is shown to people; its key is the key that the outcome is stored under."""
 
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """sha256s of the content that the outcome is of no use without, also where the outcome itself is left empty. It is
+        kept for as long as a job that reported this key is. At most 1000.
+        """
+
     def __init__(
         self,
         *,
@@ -280,10 +287,11 @@ class ReportEvaluationRequest(_message.Message):
         epoch: _builtins.int = ...,
         evaluation: _job_pb2.EvaluationFinished | None = ...,
         outcome: _builtins.bytes = ...,
+        artifacts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "evaluation", b"evaluation", "job_name", b"job_name", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "epoch", b"epoch", "evaluation", b"evaluation", "job_name", b"job_name", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,7 +46,7 @@ def test_from_empty_they_make_the_tables(engine: Engine, tmp_path: Path) -> None
 def test_again_they_change_nothing(engine: Engine) -> None:
     upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(text("INSERT INTO evaluations VALUES ('k', x'00', 1)"))
+        connection.execute(text("INSERT INTO evaluations VALUES ('k', x'00', 1, NULL)"))
     upgrade(engine)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM evaluations")).scalar_one() == 1

@@ -56,6 +56,32 @@ def test_every_revision_but_the_newest_has_a_database() -> None:
         assert revision(DATA / f"store-{name}.db") == name
 
 
+async def test_what_old_outcomes_and_results_name_is_kept(
+    settings: ConductorSettings, clock: Any, connect: Callable[[str], Any]
+) -> None:
+    """Nobody said then what an opaque outcome names: whatever looks like a sha256 in it counts."""
+    file = settings.data_dir / "diminuendo.db"
+    settings.data_dir.mkdir()
+    shutil.copy(DATA / "store-0002.db", file)
+    named, longer = "3f" * 32, "3e" * 33
+    connection = sqlite3.connect(file)
+    outcome = f'{{"weights":"{named}","again":"{named}","no":"{longer}","NO":"{named.upper()}"}}'.encode()
+    connection.execute("UPDATE evaluations SET outcome = ? WHERE key = ?", (outcome, "b" * 64))
+    connection.execute("UPDATE evaluations SET key = ? WHERE key = ?", ("e" * 64, "c" * 64))  # nobody has reported it
+    connection.execute("UPDATE evaluations SET outcome = ? WHERE key = ?", (("5d" * 32).encode(), "e" * 64))
+    connection.commit()
+    connection.close()
+    clock.micros = (START + 5) * 1_000_000
+    async with conducting(settings, clock=clock) as running:
+        content = ["0" * 64, named, longer[:64], named.upper(), "5d" * 32]
+        found = await running.store.sort_artifacts(content, unused_before=0)
+        assert found.held == {"0" * 64, named}, "a result's file, and what a running job's evaluation names"
+        await running.store.age_evaluations(unused_before=0)
+        clock.advance(10)
+        assert await running.store.age_evaluations(unused_before=clock.micros) == 1
+        assert set(await running.store.get_evaluations(["a" * 64, "b" * 64, "e" * 64])) == {"a" * 64, "b" * 64}
+
+
 async def test_everything_is_read_and_goes_on(
     old: str, settings: ConductorSettings, clock: Any, connect: Callable[[str], Any]
 ) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diminuendo.v1 import coordinator_service_pb2 as v1
@@ -17,7 +18,8 @@ from tests.services.coordinator.conftest import Server, serving, until
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.session import Session
-from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Work
+from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Work, artifacts_of
+from diminuendo.services.coordinator import journal as journal_module
 from diminuendo.services.coordinator import translate
 from diminuendo.services.coordinator.heartbeat import Heartbeat
 from diminuendo.services.coordinator.journal import ConductorJournal
@@ -95,6 +97,30 @@ def test_what_is_written_is_there_for_the_successor(server: Server) -> None:
     assert evaluations[5].candidate.params_ratio == pytest.approx(World().total().params / answer.cost.params)
     warnings = [e.warning for e in events if e.WhichOneof("kind") == "warning"]
     assert [w.reason for w in warnings] == ["CANDIDATE_INFEASIBLE"]
+
+
+def test_the_content_that_outcomes_name_is_told_also_of_those_that_are_too_large(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create()
+    given = server.lease()
+    session = Session(translate.to_request(given.job.spec))
+    reports: list[v1.ReportEvaluationRequest] = []
+    real = server.connection.call
+
+    def call(method: Any, request: Any, **options: Any) -> Any:
+        if isinstance(request, v1.ReportEvaluationRequest):
+            reports.append(request)
+        return real(method, request, **options)
+
+    monkeypatch.setattr(server.connection, "call", call)
+    works = play(session, journal_of(server, given, hold(given)), 6)
+    monkeypatch.setattr(journal_module, "_MAX_OUTCOME", 1)
+    works += play(session, journal_of(server, given, hold(given)), 1)
+    world = World()
+    assert [tuple(r.artifacts) for r in reports] == [artifacts_of(world.run(work)) for work in works]
+    assert all(report.artifacts for report in reports)
+    assert [bool(report.outcome) for report in reports] == [True] * 6 + [False]
 
 
 def test_a_successor_tells_a_candidates_figures_too(server: Server) -> None:

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": (f"{_OWN}.jobs:retry", "Try a failed or cancelled job again."),
     "update": (f"{_OWN}.jobs:update", "Set a job's labels, priority or deadline."),
     "delete": (f"{_OWN}.jobs:delete", "Forget a job that has ended."),
+    "gc": (f"{_OWN}.gc:gc", "Remove what no job refers to any more from a server."),
     "download": (f"{_OWN}.jobs:download", "Fetch a job's result and show it."),
     "compress": (f"{_OWN}.compress:compress", "Compress a network here, without a server."),
     "profile": (f"{_OWN}.profile:profile", "Show what a network costs: params, size, MACs, memory, time."),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from diminuendo.engine.stores import LocationError, open_store
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.conductor.garbage import Collector, collect_now_and_then
 from diminuendo.services.conductor.http import application, serving
 from diminuendo.services.conductor.lock import data_folder
 from diminuendo.services.conductor.metrics import Metrics
@@ -93,6 +94,8 @@ async def _grpc(
         artifacts = open_store(settings.artifacts_location)
     except LocationError as error:
         raise StartError(f"artifacts: {error}") from None
+    uploads = Uploads(settings.uploads_dir, artifacts)
+    collector = Collector(store, artifacts, uploads, metrics, clock, keep_s=settings.keep_s)
     lease_us = round(settings.lease_s * 1_000_000)
     server = GrpcServer(
         store,
@@ -101,17 +104,21 @@ async def _grpc(
         artifacts,
         clock,
         lease_us=lease_us,
-        uploads=Uploads(settings.uploads_dir, artifacts),
+        weights=settings.weights,
+        uploads=uploads,
+        collector=collector,
         max_artifact_bytes=settings.max_artifact_bytes,
     )
-    watching: asyncio.Task[None] | None = None
+    beside: set[asyncio.Task[None]] = set()
     try:
         bound = await server.start(settings.host, settings.port)
-        watching = asyncio.create_task(watch_store(store, server.tell), name="readiness")
+        beside.add(asyncio.create_task(watch_store(store, server.tell), name="readiness"))
+        beside.add(asyncio.create_task(collect_now_and_then(collector, settings.collect_every_s), name="garbage"))
         yield address(settings.host, bound)
     finally:
-        if watching is not None:
-            watching.cancel()
-            await asyncio.wait({watching})
+        for task in beside:
+            task.cancel()
+        if beside:
+            await asyncio.wait(beside)
         await server.refuse()
         await server.stop(settings.drain_s)

@@ -69,6 +69,24 @@ class Metrics:
             ["job"],
             registry=registry,
         )
+        self.artifacts_removed = Counter(
+            "diminuendo_artifacts_removed", "Content that was removed because no job refers to it.", registry=registry
+        )
+        self.artifacts_removed_bytes = Counter(
+            "diminuendo_artifacts_removed_bytes", "Bytes of the content that was removed.", registry=registry
+        )
+        self.evaluations_removed = Counter(
+            "diminuendo_evaluations_removed", "Outcomes forgotten because no job has reported them.", registry=registry
+        )
+        self.artifacts = Gauge(
+            "diminuendo_artifacts",
+            "Content in the artifact store as last gone through: kept for a job, or waiting to be removed.",
+            ["state"],
+            registry=registry,
+        )
+        self.artifacts_bytes = Gauge(
+            "diminuendo_artifacts_bytes", "Bytes of that content.", ["state"], registry=registry
+        )
         self.rpcs = Counter(
             "diminuendo_rpc", "Calls that ended, by method and gRPC code.", ["method", "code"], registry=registry
         )

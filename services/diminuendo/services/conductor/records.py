@@ -203,10 +203,31 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One evaluation that came back; `outcome` is empty when there is nothing to store under its key."""
+    """One evaluation that came back.
+
+    Attributes:
+        outcome: Empty when there is nothing to store under its key.
+        artifacts: sha256s of the content that the outcome names.
+    """
 
     evaluation: job_pb2.EvaluationFinished
     outcome: bytes = b""
+    artifacts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SortedArtifacts:
+    """Content by what becomes of it, as sha256s.
+
+    Attributes:
+        held: A job refers to it.
+        waiting: No job does, and it is kept for now.
+        due: No job has referred to it for long.
+    """
+
+    held: frozenset[str] = frozenset()
+    waiting: frozenset[str] = frozenset()
+    due: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

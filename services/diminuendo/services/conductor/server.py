@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.conductor.garbage import Collector
 from diminuendo.services.conductor.interceptor import CallInterceptor
 from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import Notifier
@@ -68,6 +69,7 @@ class GrpcServer:
         lease_us: int,
         weights: Mapping[str, float],
         uploads: Uploads,
+        collector: Collector,
         max_artifact_bytes: int,
     ) -> None:
         """Register the services; nothing listens yet."""
@@ -80,7 +82,7 @@ class GrpcServer:
             CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
         )
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
-            ArtifactService(artifacts, uploads, max_bytes=max_artifact_bytes), self._server
+            ArtifactService(store, artifacts, uploads, collector, max_bytes=max_artifact_bytes), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

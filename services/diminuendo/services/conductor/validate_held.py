@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
@@ -20,7 +21,9 @@ MAX_OUTCOME = MIB
 MAX_STATE = 3 * MIB
 MAX_ANSWER = 3 * MIB
 KINDS = ("prepare", "survey", "evaluate", "judge")
+MAX_ARTIFACTS = 1000
 SHA256 = re.compile(r"[0-9a-f]{64}")
+_LIKE_SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,9 @@ def report(request: coordinator_service_pb2.ReportEvaluationRequest) -> Report:
     if not (math.isfinite(evaluation.seconds) and evaluation.seconds >= 0):
         problems.add("evaluation.seconds", f"{evaluation.seconds} is no duration; give seconds from 0 up")
     _size(problems, "outcome", request.outcome, MAX_OUTCOME)
+    _artifacts(problems, request.artifacts)
     problems.check()
-    return Report(evaluation, request.outcome)
+    return Report(evaluation, request.outcome, frozenset(request.artifacts) | _named_in(request.outcome))
 
 
 def step(request: coordinator_service_pb2.CommitStepRequest) -> CommittedStep:
@@ -128,6 +132,19 @@ def answer_size(outcomes: dict[str, bytes]) -> None:
             f"they are at most {MAX_ANSWER}",
         )
         problems.check()
+
+
+def _artifacts(problems: Problems, sha256s: Collection[str]) -> None:
+    if len(sha256s) > MAX_ARTIFACTS:
+        problems.add("artifacts", f"{len(sha256s)} are too many; name at most {MAX_ARTIFACTS}")
+    for sha256 in sha256s:
+        if not SHA256.fullmatch(sha256):
+            problems.add("artifacts", f"{sha256!r} is no sha256; give 64 lower-case hex digits")
+
+
+def _named_in(outcome: bytes) -> frozenset[str]:
+    """What may be content that an outcome names: a coordinator of an older version does not say."""
+    return frozenset(found.decode() for found in _LIKE_SHA256.findall(outcome))
 
 
 def _writer(problems: Problems, name: str, epoch: int) -> None:

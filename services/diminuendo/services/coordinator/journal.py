@@ -105,7 +105,9 @@ class ConductorJournal:
             content = b""
         prepared = self._original() if done.work.question.kind == "evaluate" else None
         evaluation = translate.to_evaluation(done, prepared)
-        request = v1.ReportEvaluationRequest(**self._writer(), evaluation=evaluation, outcome=content)
+        request = v1.ReportEvaluationRequest(
+            **self._writer(), evaluation=evaluation, outcome=content, artifacts=artifacts_of(done.answer)
+        )
         self._call(self._conductor.stub.ReportEvaluation, request)
 
     def commit(self, step: Step, session: Session) -> None:

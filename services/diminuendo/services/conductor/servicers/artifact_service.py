@@ -23,6 +23,8 @@ from diminuendo.services.common.errors import (
     Violation,
 )
 from diminuendo.services.conductor import validate_artifacts as validate
+from diminuendo.services.conductor.garbage import Collector
+from diminuendo.services.conductor.store.base import Store
 from diminuendo.services.conductor.uploads import Upload, Uploads
 
 CHUNK = 256 * 1024
@@ -33,9 +35,12 @@ _Context = ServicerContext[Any, Any]
 class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
     """Serves the content of a store, and takes more."""
 
-    def __init__(self, artifacts: SharedStore, uploads: Uploads, *, max_bytes: int) -> None:
-        """Read from this store, and let what is sent, of at most so many bytes, go to it."""
-        self._artifacts, self._uploads, self._max_bytes = artifacts, uploads, max_bytes
+    def __init__(
+        self, store: Store, artifacts: SharedStore, uploads: Uploads, collector: Collector, *, max_bytes: int
+    ) -> None:
+        """Read from this artifact store, and let what is sent, of at most so many bytes, go to it."""
+        self._store, self._artifacts, self._uploads, self._collector = store, artifacts, uploads, collector
+        self._max_bytes = max_bytes
 
     async def ReadArtifact(
         self, request: artifact_service_pb2.ReadArtifactRequest, context: _Context
@@ -69,7 +74,7 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
         """How much of a content is here."""
         validate.upload(request.sha256, request.size_bytes, self._max_bytes)
         upload = self._uploads.of(request.sha256, request.size_bytes)
-        if await asyncio.to_thread(self._uploads.stored, upload):
+        if await self._stored(upload):
             return artifact_service_pb2.QueryUploadResponse(offset=upload.size, complete=True)
         return artifact_service_pb2.QueryUploadResponse(offset=await asyncio.to_thread(upload.held))
 
@@ -82,7 +87,7 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
             if upload is None:
                 validate.upload(request.sha256, request.size_bytes, self._max_bytes)
                 upload = self._uploads.of(request.sha256, request.size_bytes)
-                if await asyncio.to_thread(self._uploads.stored, upload):
+                if await self._stored(upload):
                     return artifact_service_pb2.WriteArtifactResponse(offset=upload.size, complete=True)
             held = await self._take(upload, request)
             if held == upload.size:
@@ -91,6 +96,25 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
         if upload is None:
             raise InvalidFieldError([Violation("sha256", "is missing: no message came; send one with it at least")])
         return artifact_service_pb2.WriteArtifactResponse(offset=held)
+
+    async def CollectGarbage(
+        self, request: artifact_service_pb2.CollectGarbageRequest, context: _Context
+    ) -> artifact_service_pb2.CollectGarbageResponse:
+        """Remove what no job refers to, or say what that would be."""
+        found = await self._collector.collect(dry_run=request.dry_run)
+        return artifact_service_pb2.CollectGarbageResponse(
+            removed_artifacts=found.removed.artifacts,
+            removed_bytes=found.removed.bytes,
+            removed_evaluations=found.evaluations,
+            waiting_artifacts=found.waiting.artifacts,
+            waiting_bytes=found.waiting.bytes,
+            kept_artifacts=found.kept.artifacts,
+            kept_bytes=found.kept.bytes,
+        )
+
+    async def _stored(self, upload: Upload) -> bool:
+        """Whether the content is there to stay; if it is, whoever asks has the time to keep to refer to it."""
+        return await self._store.want_artifact(upload.sha256) and await asyncio.to_thread(self._uploads.stored, upload)
 
     async def _take(self, upload: Upload, request: artifact_service_pb2.WriteArtifactRequest) -> int:
         validate.chunk(request, upload.sha256, upload.size)

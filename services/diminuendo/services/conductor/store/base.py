@@ -20,6 +20,7 @@ from diminuendo.services.conductor.records import (
     Outcome,
     Report,
     RequestId,
+    SortedArtifacts,
     State,
     Update,
 )
@@ -155,7 +156,7 @@ class Store(Protocol):
         ...
 
     async def get_evaluations(self, keys: Collection[str]) -> Mapping[str, bytes]:
-        """Outcomes of the keys that are known."""
+        """Outcomes of the keys that are known. Those that no job has reported any more count as used now."""
         ...
 
     async def report_evaluation(self, name: str, *, epoch: int, report: Report) -> bool:
@@ -172,6 +173,39 @@ class Store(Protocol):
 
     async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None, reason: str = "") -> Job:
         """End the lease, and with an outcome the job; see `leases.release`. Without one a reason is told."""
+        ...
+
+    async def age_evaluations(self, *, unused_before: int, dry_run: bool = False) -> int:
+        """Forget outcomes that no job has reported, found so at or before a time, and say how many.
+
+        Those that are found so for the first time wait from now on. Not one transaction but many small ones.
+        """
+        ...
+
+    async def sort_artifacts(
+        self, sha256s: Collection[str], *, unused_before: int, dry_run: bool = False
+    ) -> SortedArtifacts:
+        """Say which of some content jobs refer to, and which they do not: found so at or before a time, it is due.
+
+        What is found so for the first time waits from now on. What is due is to be removed from the artifact store,
+        and `removed_artifacts` called with it; until then `want_artifact` does not count on it.
+        """
+        ...
+
+    async def removed_artifacts(self, sha256s: Collection[str]) -> None:
+        """Content that was due has left the artifact store, or has to wait for another full time."""
+        ...
+
+    async def forget_overdue_artifacts(self, *, due_before: int) -> None:
+        """Take off the list what has been on its way out for so long that it must be gone: a round broke off then.
+
+        Args:
+            due_before: No job was found to refer to it at or before this time.
+        """
+        ...
+
+    async def want_artifact(self, sha256: str) -> bool:
+        """Have content that no job refers to wait for a full time from now; False when it is being removed."""
         ...
 
     async def ping(self) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_
 from diminuendo.services.conductor import leases as rules
 from diminuendo.services.conductor.jobs import Draft
 from diminuendo.services.conductor.records import CommittedStep, Job, Lease, Outcome, Report, State
-from diminuendo.services.conductor.store import rows
+from diminuendo.services.conductor.store import artifacts, rows
 from diminuendo.services.conductor.store.base import HELD, PARTING
 from diminuendo.services.conductor.store.connect import is_postgres
 from diminuendo.services.conductor.store.owned import store_draft
@@ -137,6 +137,7 @@ def report(tx: Transaction, name: str, *, epoch: int, report: Report) -> bool:
     key = report.evaluation.key
     if report.outcome and tx.connection.execute(_OUTCOME_KNOWN, {"key": key}).first() is None:
         tx.connection.execute(_KEEP_OUTCOME, {"key": key, "outcome": report.outcome, "time": tx.now})
+    artifacts.hold_by_evaluation(tx, key, report.artifacts)
     noted = {"job_id": job.id, "work_index": report.evaluation.index, "key": key}
     if tx.connection.execute(_NOTED, noted).first() is not None:
         return False
@@ -170,5 +171,7 @@ def release(tx: Transaction, name: str, *, epoch: int, outcome: Outcome | None, 
     job = rows.load(tx.connection, name, for_update=True)
     draft = rules.release(job, tx.now, epoch=epoch, outcome=outcome, reason=reason)
     store_draft(tx, draft)
+    if isinstance(outcome, job_pb2.JobResult):
+        artifacts.hold_by_job(tx, job.id, {file.sha256 for file in outcome.files})
     tx.queue |= draft.job.state is State.QUEUED
     return draft.job

@@ -11,11 +11,19 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select
 from diminuendo.services.common.errors import JobNotFoundError
 from diminuendo.services.conductor.jobs import Draft
 from diminuendo.services.conductor.records import Job, State
-from diminuendo.services.conductor.store.tables import events, jobs, reports, requests, session_states, steps
+from diminuendo.services.conductor.store.tables import (
+    events,
+    job_artifacts,
+    jobs,
+    reports,
+    requests,
+    session_states,
+    steps,
+)
 
 M = TypeVar("M", bound=Message)
 
-_OF_JOBS = (events, steps, session_states, reports, requests)
+_OF_JOBS = (events, steps, session_states, reports, requests, job_artifacts)
 
 # Statements are built once: building one costs more than running it.
 _BY_NAME = select(jobs).where(jobs.c.name == bindparam("name"))

@@ -27,10 +27,11 @@ from diminuendo.services.conductor.records import (
     Outcome,
     Report,
     RequestId,
+    SortedArtifacts,
     State,
     Update,
 )
-from diminuendo.services.conductor.store import held, owned, rows
+from diminuendo.services.conductor.store import artifacts, held, owned, rows
 from diminuendo.services.conductor.store.base import EVERY_JOB, HELD, Clock
 from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
 from diminuendo.services.conductor.store.listing import listing_query
@@ -211,8 +212,12 @@ class SqlStore:
 
     async def get_evaluations(self, keys: Collection[str]) -> Mapping[str, bytes]:
         """Outcomes of the keys that are known."""
-        query = select(evaluations.c.key, evaluations.c.outcome).where(evaluations.c.key.in_(keys))
-        return await self._read(lambda c: {row.key: row.outcome for row in c.execute(query)})
+        query = select(evaluations.c.key, evaluations.c.outcome, evaluations.c.unused_since)
+        found = await self._read(lambda c: c.execute(query.where(evaluations.c.key.in_(keys))).all())
+        unused = [row.key for row in found if row.unused_since is not None]
+        if unused:
+            await self._write(lambda tx: artifacts.want_evaluations(tx, unused))
+        return {row.key: row.outcome for row in found}
 
     async def report_evaluation(self, name: str, *, epoch: int, report: Report) -> bool:
         """Store an outcome under its key and note it in the job's log."""
@@ -225,6 +230,44 @@ class SqlStore:
     async def release_job(self, name: str, *, epoch: int, outcome: Outcome | None, reason: str = "") -> Job:
         """End the lease, and with an outcome the job."""
         return await self._write(lambda tx: held.release(tx, name, epoch=epoch, outcome=outcome, reason=reason))
+
+    async def age_evaluations(self, *, unused_before: int, dry_run: bool = False) -> int:
+        """Forget outcomes that no job has reported for long, and say how many."""
+        if dry_run:
+            return await self._read(lambda c: artifacts.count_due_evaluations(c, unused_before))
+        count, after = 0, ""
+        while keys := await self._read(
+            partial(artifacts.changed_evaluations, after=after, unused_before=unused_before)
+        ):
+            count += await self._write(partial(artifacts.age_evaluations, keys=keys, unused_before=unused_before))
+            after = keys[-1]
+        while orphans := await self._read(artifacts.orphans):
+            await self._write(partial(artifacts.forget_orphans, keys=orphans))
+        return count
+
+    async def sort_artifacts(
+        self, sha256s: Collection[str], *, unused_before: int, dry_run: bool = False
+    ) -> SortedArtifacts:
+        """Say which of some content jobs refer to, and which is due to be removed."""
+        result, stale = await self._read(lambda c: artifacts.sort(c, sha256s, unused_before))
+        if dry_run or not stale:
+            return result
+        return await self._write(lambda tx: artifacts.sort_and_list(tx, sha256s, unused_before))
+
+    async def removed_artifacts(self, sha256s: Collection[str]) -> None:
+        """Content that was due has left the artifact store, or has to wait for another full time."""
+        await self._write(lambda tx: artifacts.removed(tx, sha256s))
+
+    async def forget_overdue_artifacts(self, *, due_before: int) -> None:
+        """Take off the list what has been on its way out for so long that it must be gone."""
+        if await self._read(lambda c: artifacts.has_overdue(c, due_before)):
+            await self._write(lambda tx: artifacts.forget_overdue(tx, due_before))
+
+    async def want_artifact(self, sha256: str) -> bool:
+        """Have content that no job refers to wait for a full time from now; False when it is being removed."""
+        if not await self._read(lambda c: artifacts.is_listed(c, sha256)):
+            return True
+        return await self._write(lambda tx: artifacts.want(tx, sha256))
 
     async def ping(self) -> None:
         """Return when the store can be read, and, if the newest change failed, written again."""

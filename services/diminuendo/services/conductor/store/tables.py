@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -106,8 +107,9 @@ evaluations = Table(
     Column("key", String(64), primary_key=True),
     Column("outcome", LargeBinary, nullable=False),
     Column("time", BigInteger, nullable=False),
+    Column("unused_since", BigInteger),
 )
-"""Of all jobs. The first outcome of a key stays."""
+"""Of all jobs. The first outcome of a key stays. `unused_since` is when no job was found to have reported it."""
 
 reports = Table(
     "reports",
@@ -115,6 +117,7 @@ reports = Table(
     _job(),
     Column("work_index", BigInteger, primary_key=True, autoincrement=False),
     Column("key", String(64), primary_key=True),
+    Index(None, "key"),
     sqlite_with_rowid=False,
 )
 """Which works each job's log has noted, so that one that is reported again is not noted twice."""
@@ -128,3 +131,32 @@ requests = Table(
     Column("job_id", _Id, ForeignKey("jobs.id"), nullable=False),
     Column("time", BigInteger, nullable=False),
 )
+
+job_artifacts = Table(
+    "job_artifacts",
+    metadata,
+    _job(),
+    Column("sha256", String(64), primary_key=True),
+    Index(None, "sha256"),
+    sqlite_with_rowid=False,
+)
+"""Content that each job's result is made of."""
+
+evaluation_artifacts = Table(
+    "evaluation_artifacts",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Index(None, "sha256"),
+    sqlite_with_rowid=False,
+)
+"""Content that outcomes of each key name, those of every job that reported one; of keys without an outcome too."""
+
+garbage = Table(
+    "garbage",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("removing", Boolean, nullable=False),
+)
+"""Content that no job was found to refer to, since when, and whether it is on its way out of the artifact store."""
