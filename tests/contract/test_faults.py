@@ -32,6 +32,7 @@ from diminuendo.services.conductor.store.base import Store
 from diminuendo.services.conductor.store.sql import SqlStore
 from diminuendo.services.conductor.uploads import Uploads
 from diminuendo.services.coordinator import rpc, translate
+from diminuendo.services.coordinator.failures import AttemptLost
 from diminuendo.services.coordinator.journal import ConductorJournal
 from diminuendo.services.coordinator.lease import HeldLease
 from diminuendo.services.coordinator.rpc import Conductor
@@ -102,11 +103,19 @@ def live(target: str) -> list[job_pb2.JobEvent]:
         given = conductor.call(conductor.stub.LeaseJob, asking, until=time.monotonic() + 20).lease
         lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=time.monotonic())
         request = translate.to_request(given.job.spec)
-        journal = ConductorJournal(conductor, lease, request, next_step=given.next_step, stop=threading.Event())
+        lost: list[AttemptLost] = []
+
+        def taken() -> list[AttemptLost]:
+            found, lost[:] = list(lost), []
+            return found
+
+        stop, step = threading.Event(), given.next_step
+        journal = ConductorJournal(conductor, lease, request, next_step=step, stop=stop, take_losses=taken)
         session, world = Session(request), World()
         for _ in range(EVALUATIONS):
             work = session.ask()[0]
             assert journal.recall([work.key]) == {}
+            lost.append(AttemptLost(work.index, work.subject, "evaluator-1", 1, "EVALUATOR_LOST", "it is gone"))
             journal.record(Done(work, world.run(work), "evaluator-0", 0.5))
             assert set(journal.recall([work.key])) == {work.key}
             journal.commit(session.tell(world.run(work)), session)
@@ -158,12 +167,13 @@ async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_pat
     assert [replace(job, id=0) for job in await (await open_store()).list_jobs()] == expected_jobs
     await plain.close()
     asked = ("create_job", "update_job", "pause_job", "resume_job", "cancel_job", "retry_job", "delete_job")
-    written = ("lease_job", "heartbeat", "report_evaluation", "commit_step", "release_job")
+    written = ("lease_job", "heartbeat", "report_evaluation", "report_attempt", "commit_step", "release_job")
     for method in (*asked, *written, "read_events", "get_evaluations"):
         assert faults.failed[method, "before"] >= 1, method
         assert faults.failed[method, "after"] >= 1, method
     assert faults.failed["commit_step", "after"] == EVALUATIONS
     assert faults.failed["report_evaluation", "after"] == EVALUATIONS
+    assert faults.failed["report_attempt", "after"] == EVALUATIONS
 
 
 async def test_each_call_fails_before_and_after_and_then_is_answered(

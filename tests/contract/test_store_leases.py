@@ -153,6 +153,25 @@ async def test_a_lease_request_of_a_job_that_ended_gets_another_job(store: Store
     assert (await take(store, "c1", "r1")).job.name == "projects/p/jobs/b"
 
 
+async def test_an_attempt_is_noted_once(store: Store, new_job: NewJobs, now: list[int]) -> None:
+    name = await running(store, new_job)
+    lost = job_pb2.AttemptLost(index=3, subject="4.0x", evaluator="e", attempt=1, cause="TIMEOUT", detail="too slow")
+    assert await store.report_attempt(name, epoch=1, attempt=lost)
+    assert not await store.report_attempt(name, epoch=1, attempt=lost)
+    second = job_pb2.AttemptLost(index=3, subject="4.0x", evaluator="e", attempt=2, cause="TIMEOUT", detail="again")
+    assert await store.report_attempt(name, epoch=1, attempt=second)
+    now[0] += LEASE
+    await take(store, "c2")
+    with pytest.raises(StaleEpochError):
+        await store.report_attempt(name, epoch=1, attempt=lost)
+    assert await store.report_attempt(name, epoch=2, attempt=lost), "the successor counts anew"
+    page = await store.read_events(name, limit=100)
+    noted = [event.attempt_lost for event in page.events if event.HasField("attempt_lost")]
+    assert noted == [lost, second, lost]
+    await store.release_job(name, epoch=2, outcome=FAILURE)
+    await store.delete_job(name)
+
+
 async def test_a_zombie_writes_nothing(
     store: Store, new_job: NewJobs, new_step: Steps, new_report: Reports, now: list[int]
 ) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from diminuendo.client.job import Job
     from diminuendo.client.types import (
         Artifact,
+        AttemptLost,
         Candidate,
         EvaluationFinished,
         Event,
@@ -75,6 +76,7 @@ _HOMES = {
     "job": ("Job",),
     "types": (
         "Artifact",
+        "AttemptLost",
         "Candidate",
         "EvaluationFinished",
         "Event",
@@ -98,6 +100,7 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "AlreadyExistsError",
     "Artifact",
+    "AttemptLost",
     "Candidate",
     "Client",
     "ClientConfig",

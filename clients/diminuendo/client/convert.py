@@ -144,6 +144,11 @@ def event(message: pb.JobEvent) -> types.Event:
             return types.StepCommitted(sequence, time, step.step, _progress(step.progress), step.summary)
         case "evaluation_finished":
             return _evaluation(sequence, time, message.evaluation_finished)
+        case "attempt_lost":
+            lost = message.attempt_lost
+            return types.AttemptLost(
+                *(sequence, time, lost.index, lost.subject, lost.evaluator, lost.attempt, lost.cause, lost.detail)
+            )
         case "warning":
             return types.WarningRaised(sequence, time, message.warning.reason, message.warning.message)
         case "leased":

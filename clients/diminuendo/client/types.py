@@ -278,6 +278,27 @@ class EvaluationFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptLost(Event):
+    """An attempt at a work came to nothing; the work is tried again, or given up.
+
+    Attributes:
+        index: Proposal order of the work within the job, from 0.
+        subject: A layer's name, or a plan's short form.
+        evaluator: Which one had it.
+        attempt: Of this work under this lease, from 1.
+        cause: OUT_OF_MEMORY, GPU_OUT_OF_MEMORY, EVALUATOR_LOST or TIMEOUT.
+        detail: One line.
+    """
+
+    index: int
+    subject: str
+    evaluator: str
+    attempt: int
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class WarningRaised(Event):
     """Something that the owner should know; the job goes on."""
 

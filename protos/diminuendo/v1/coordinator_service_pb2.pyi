@@ -313,6 +313,47 @@ class ReportEvaluationResponse(_message.Message):
 Global___ReportEvaluationResponse: _TypeAlias = ReportEvaluationResponse  # noqa: Y015
 
 @_typing.final
+class ReportAttemptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_NAME_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    job_name: _builtins.str
+    epoch: _builtins.int
+    @_builtins.property
+    def attempt(self) -> _job_pb2.AttemptLost: ...
+    def __init__(
+        self,
+        *,
+        job_name: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        attempt: _job_pb2.AttemptLost | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "epoch", b"epoch", "job_name", b"job_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAttemptRequest: _TypeAlias = ReportAttemptRequest  # noqa: Y015
+
+@_typing.final
+class ReportAttemptResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportAttemptResponse: _TypeAlias = ReportAttemptResponse  # noqa: Y015
+
+@_typing.final
 class CommitStepRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

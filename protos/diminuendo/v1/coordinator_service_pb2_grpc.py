@@ -54,6 +54,11 @@ class CoordinatorServiceStub(object):
                 request_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportEvaluationRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportEvaluationResponse.FromString,
                 _registered_method=True)
+        self.ReportAttempt = channel.unary_unary(
+                '/diminuendo.v1.CoordinatorService/ReportAttempt',
+                request_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportAttemptRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportAttemptResponse.FromString,
+                _registered_method=True)
         self.CommitStep = channel.unary_unary(
                 '/diminuendo.v1.CoordinatorService/CommitStep',
                 request_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.CommitStepRequest.SerializeToString,
@@ -100,6 +105,13 @@ class CoordinatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportAttempt(self, request, context):
+        """Notes an attempt that came to nothing in the job's log. The same attempt again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CommitStep(self, request, context):
         """Stores a step of the search. Steps are numbered without gaps: the next one is accepted, the last one again
         is answered as before, any other is FAILED_PRECONDITION, reason STEP_OUT_OF_ORDER.
@@ -137,6 +149,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.ReportEvaluation,
                     request_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportEvaluationRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportEvaluationResponse.SerializeToString,
+            ),
+            'ReportAttempt': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportAttempt,
+                    request_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportAttemptRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportAttemptResponse.SerializeToString,
             ),
             'CommitStep': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitStep,
@@ -257,6 +274,33 @@ class CoordinatorService(object):
             '/diminuendo.v1.CoordinatorService/ReportEvaluation',
             diminuendo_dot_v1_dot_coordinator__service__pb2.ReportEvaluationRequest.SerializeToString,
             diminuendo_dot_v1_dot_coordinator__service__pb2.ReportEvaluationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportAttempt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.CoordinatorService/ReportAttempt',
+            diminuendo_dot_v1_dot_coordinator__service__pb2.ReportAttemptRequest.SerializeToString,
+            diminuendo_dot_v1_dot_coordinator__service__pb2.ReportAttemptResponse.FromString,
             options,
             channel_credentials,
             insecure,

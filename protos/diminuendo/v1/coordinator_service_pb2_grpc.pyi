@@ -45,6 +45,8 @@ class CoordinatorServiceStub:
     """Outcomes known by key, from this job or from any other."""
     ReportEvaluation: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReportEvaluationRequest, _coordinator_service_pb2.ReportEvaluationResponse]
     """Stores an outcome under its key. The first outcome of a key stays; the same key again changes nothing."""
+    ReportAttempt: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReportAttemptRequest, _coordinator_service_pb2.ReportAttemptResponse]
+    """Notes an attempt that came to nothing in the job's log. The same attempt again changes nothing."""
     CommitStep: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.CommitStepRequest, _coordinator_service_pb2.CommitStepResponse]
     """Stores a step of the search. Steps are numbered without gaps: the next one is accepted, the last one again
     is answered as before, any other is FAILED_PRECONDITION, reason STEP_OUT_OF_ORDER.
@@ -67,6 +69,8 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """Outcomes known by key, from this job or from any other."""
     ReportEvaluation: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReportEvaluationRequest, _coordinator_service_pb2.ReportEvaluationResponse]  # type: ignore[assignment]
     """Stores an outcome under its key. The first outcome of a key stays; the same key again changes nothing."""
+    ReportAttempt: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReportAttemptRequest, _coordinator_service_pb2.ReportAttemptResponse]  # type: ignore[assignment]
+    """Notes an attempt that came to nothing in the job's log. The same attempt again changes nothing."""
     CommitStep: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.CommitStepRequest, _coordinator_service_pb2.CommitStepResponse]  # type: ignore[assignment]
     """Stores a step of the search. Steps are numbered without gaps: the next one is accepted, the last one again
     is answered as before, any other is FAILED_PRECONDITION, reason STEP_OUT_OF_ORDER.
@@ -110,6 +114,14 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.ReportEvaluationResponse, _abc.Awaitable[_coordinator_service_pb2.ReportEvaluationResponse]]:
         """Stores an outcome under its key. The first outcome of a key stays; the same key again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ReportAttempt(
+        self,
+        request: _coordinator_service_pb2.ReportAttemptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.ReportAttemptResponse, _abc.Awaitable[_coordinator_service_pb2.ReportAttemptResponse]]:
+        """Notes an attempt that came to nothing in the job's log. The same attempt again changes nothing."""
 
     @_abc_1.abstractmethod
     def CommitStep(

@@ -672,6 +672,7 @@ class JobEvent(_message.Message):
     WARNING_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_LOST_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """1, 2, 3, ... without gaps within a job."""
     @_builtins.property
@@ -688,6 +689,8 @@ class JobEvent(_message.Message):
     def leased(self) -> Global___Leased: ...
     @_builtins.property
     def updated(self) -> Global___Updated: ...
+    @_builtins.property
+    def attempt_lost(self) -> Global___AttemptLost: ...
     def __init__(
         self,
         *,
@@ -699,12 +702,13 @@ class JobEvent(_message.Message):
         warning: Global___Warning | None = ...,
         leased: Global___Leased | None = ...,
         updated: Global___Updated | None = ...,
+        attempt_lost: Global___AttemptLost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "updated", b"updated", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_lost", b"attempt_lost", "evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "updated", b"updated", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "sequence", b"sequence", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "updated", b"updated", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_lost", b"attempt_lost", "evaluation_finished", b"evaluation_finished", "kind", b"kind", "leased", b"leased", "sequence", b"sequence", "state_changed", b"state_changed", "step_committed", b"step_committed", "time", b"time", "updated", b"updated", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_changed", "step_committed", "evaluation_finished", "warning", "leased", "updated"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["state_changed", "step_committed", "evaluation_finished", "warning", "leased", "updated", "attempt_lost"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -766,6 +770,48 @@ class StepCommitted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepCommitted: _TypeAlias = StepCommitted  # noqa: Y015
+
+@_typing.final
+class AttemptLost(_message.Message):
+    """An attempt at a work came to nothing; the work is tried again, or given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    EVALUATOR_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Proposal order of the work within the job, from 0."""
+    subject: _builtins.str
+    """What was evaluated, for a person."""
+    evaluator: _builtins.str
+    """Which evaluator had it."""
+    attempt: _builtins.int
+    """Of this work under this lease, from 1."""
+    cause: _builtins.str
+    """OUT_OF_MEMORY, GPU_OUT_OF_MEMORY, EVALUATOR_LOST or TIMEOUT."""
+    detail: _builtins.str
+    """One line for people, at most 2000 characters."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        subject: _builtins.str = ...,
+        evaluator: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        cause: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cause", b"cause", "detail", b"detail", "evaluator", b"evaluator", "index", b"index", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptLost: _TypeAlias = AttemptLost  # noqa: Y015
 
 @_typing.final
 class EvaluationFinished(_message.Message):

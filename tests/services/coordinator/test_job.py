@@ -13,7 +13,7 @@ from diminuendo.v1 import job_pb2, job_service_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.services.coordinator.conftest import Executors, Server, until
-from tests.services.coordinator.workers import SCRIPTED, SLOW_WORLD, WORLD
+from tests.services.coordinator.workers import DEADLY, SCRIPTED, SLOW_WORLD, WORLD
 
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.coordinator.executor import RayExecutor
@@ -246,3 +246,23 @@ def test_a_search_whose_state_names_what_is_gone_starts_again_and_computes_that(
     assert "ARTIFACT_MISSING" in [e.warning.reason for e in events if e.WhichOneof("kind") == "warning"]
     committed = [e.step_committed.step for e in events if e.WhichOneof("kind") == "step_committed"]
     assert committed == list(range(len(committed)))
+
+
+def test_attempts_that_come_to_nothing_are_in_the_log_at_once(server: Server, executors: Executors) -> None:
+    """Also while nothing else happens: the next attempt may take hours."""
+    name = server.create().name
+    (executors.folder.parent / "kills").touch()
+    executor = executors.shared(DEADLY, evaluators=1)
+    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+    running.start()
+    assert until(lambda: server.get(name).last_sequence >= 3)  # queued, running, leased
+    watch = server.jobs.WatchJob(job_service_pb2.WatchJobRequest(name=name), timeout=60)
+    lost = next(event.attempt_lost for event in watch if event.HasField("attempt_lost"))
+    watch.cancel()
+    assert (lost.index, lost.attempt, lost.cause, lost.evaluator) == (0, 1, "EVALUATOR_LOST", "evaluator-0")
+    assert "process was lost" in lost.detail
+    running.join(30)
+    events = server.events(name)
+    kept = [(e.attempt_lost.index, e.attempt_lost.attempt) for e in events if e.WhichOneof("kind") == "attempt_lost"]
+    assert kept == [(0, 1)]
+    assert server.get(name).state == job_pb2.JOB_STATE_SUCCEEDED

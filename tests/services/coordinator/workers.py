@@ -19,6 +19,7 @@ SCRIPTED = "tests.services.coordinator.workers:ScriptedWorker"
 WORLD = "tests.services.coordinator.workers:WorldWorker"
 SLOW_WORLD = "tests.services.coordinator.workers:SlowWorldWorker"
 LATE = "tests.services.coordinator.workers:LateWorker"
+DEADLY = "tests.services.coordinator.workers:DeadlyWorker"
 MISSING = "tests.services.coordinator.workers:NoSuchWorker"
 
 
@@ -110,6 +111,19 @@ class LateWorker(WorldWorker):
         if not (store.root.parent / "up").exists():
             raise RuntimeError("no room on the node")
         super().__init__(store)
+
+
+class DeadlyWorker(WorldWorker):
+    """Its process ends at the first work, once; the work takes a while afterwards."""
+
+    def run(self, work: Work) -> AnyAnswer:
+        marker = self.store.root.parent / "kills"
+        if marker.exists():
+            marker.unlink()
+            os._exit(3)
+        if work.index == 0:
+            time.sleep(2.0)  # longer than a beat of the heart takes
+        return super().run(work)
 
 
 class SlowWorldWorker(WorldWorker):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from diminuendo.client.types import (
+    AttemptLost,
     Candidate,
     EvaluationFinished,
     Event,
@@ -80,6 +81,8 @@ def advance(view: View, event: Event) -> View:
             return replace(view, progress=event.progress, summary=event.summary, note="", alert="")
         case EvaluationFinished():
             return replace(view, recent=(*view.recent, event)[-_RECENT:], note="")
+        case AttemptLost():
+            return replace(view, note=f"{event.subject}: attempt {event.attempt} was lost ({event.cause})")
         case WarningRaised():
             alert = f"warning {event.reason}: {event.message}"
             return replace(view, warnings=(*view.warnings, event), alert=alert)

@@ -69,6 +69,9 @@ class Metrics:
             ["job"],
             registry=registry,
         )
+        self.attempts_lost = Counter(
+            "diminuendo_attempts_lost", "Attempts that came to nothing, by cause.", ["cause"], registry=registry
+        )
         self.artifacts_removed = Counter(
             "diminuendo_artifacts_removed", "Content that was removed because no job refers to it.", registry=registry
         )

@@ -16,6 +16,8 @@ MAX_WAIT_S = 30
 MAX_KEYS = 1000
 MAX_HOLDING = 1000
 MAX_REASON = 1000
+MAX_DETAIL = 2000
+CAUSES = ("OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT")
 MIB = 1024 * 1024
 MAX_OUTCOME = MIB
 MAX_STATE = 3 * MIB
@@ -86,6 +88,22 @@ def report(request: coordinator_service_pb2.ReportEvaluationRequest) -> Report:
     _artifacts(problems, request.artifacts)
     problems.check()
     return Report(evaluation, request.outcome, frozenset(request.artifacts) | _named_in(request.outcome))
+
+
+def attempt(request: coordinator_service_pb2.ReportAttemptRequest) -> job_pb2.AttemptLost:
+    """The attempt that came to nothing."""
+    problems, given = Problems(), request.attempt
+    _writer(problems, request.job_name, request.epoch)
+    if given.index < 0:
+        problems.add("attempt.index", f"{given.index} is negative; works count from 0")
+    if given.attempt < 1:
+        problems.add("attempt.attempt", f"{given.attempt} is no attempt; they count from 1")
+    if given.cause not in CAUSES:
+        problems.add("attempt.cause", f"{given.cause!r} is no cause; give one of {', '.join(CAUSES)}")
+    if len(given.detail) > MAX_DETAIL:
+        problems.add("attempt.detail", f"{len(given.detail)} characters are too many; give at most {MAX_DETAIL}")
+    problems.check()
+    return given
 
 
 def step(request: coordinator_service_pb2.CommitStepRequest) -> CommittedStep:

@@ -18,7 +18,7 @@ from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import failures
-from diminuendo.services.coordinator.failures import Loss
+from diminuendo.services.coordinator.failures import AttemptLost, Loss
 from diminuendo.services.coordinator.ledger import Ledger
 from diminuendo.services.coordinator.line import Claim, Line
 from diminuendo.services.coordinator.slot import Attempts, Slot, Spawn
@@ -62,12 +62,14 @@ class Post:
     Attributes:
         outbox: Works that are done.
         warnings: (reason, message) of what its owner should know.
+        losses: Attempts that came to nothing, for its log.
         changed: Set whenever an evaluator takes or leaves a work of any job; whoever waits for it clears it.
         accounts: The dispatcher's; ask it for them.
     """
 
     outbox: queue.SimpleQueue[Done] = field(default_factory=queue.SimpleQueue)
     warnings: queue.SimpleQueue[tuple[str, str]] = field(default_factory=queue.SimpleQueue)
+    losses: queue.SimpleQueue[AttemptLost] = field(default_factory=queue.SimpleQueue)
     changed: threading.Event = field(default_factory=threading.Event)
     accounts: Accounts = field(default_factory=Accounts)
 
@@ -313,6 +315,9 @@ class Dispatcher(threading.Thread):
             attempt=count,
             cause=loss.cause,
             detail=loss.detail,
+        )
+        self._posts[attempts.job].losses.put(
+            AttemptLost(work.index, work.subject, slot.name, count, loss.cause, loss.detail)
         )
         if count < failures.MAX_ATTEMPTS:
             self._enqueue(attempts)

@@ -14,6 +14,7 @@ from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.cluster import Cluster
 from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Limits, Post
+from diminuendo.services.coordinator.failures import AttemptLost
 from diminuendo.services.coordinator.ledger import Stats
 from diminuendo.services.coordinator.line import Claim
 from diminuendo.services.coordinator.slot import Handle, RayHandle
@@ -177,6 +178,10 @@ class JobExecutor:
     def take_warnings(self) -> list[tuple[str, str]]:
         """(reason, message) of what the job's owner should know, since the last call."""
         return _drain(self._post.warnings)
+
+    def take_losses(self) -> list[AttemptLost]:
+        """Attempts that came to nothing, since the last call."""
+        return _drain(self._post.losses)
 
     def close(self) -> None:
         """Take part no more; what is under way of it ends."""

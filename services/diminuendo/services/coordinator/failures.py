@@ -29,6 +29,26 @@ class Loss:
     traceback: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptLost:
+    """An attempt at a work that came to nothing, as the job's log tells it.
+
+    Attributes:
+        index: Of the work.
+        subject: What it was about, for a person.
+        evaluator: Which one had it.
+        attempt: From 1.
+        detail: One line for people.
+    """
+
+    index: int
+    subject: str
+    evaluator: str
+    attempt: int
+    cause: Cause
+    detail: str
+
+
 def loss_of(error: BaseException) -> Loss:
     """Why Ray lost an attempt, or could not start an evaluator."""
     if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:

@@ -24,7 +24,11 @@ SPACING_S = 0.5
 
 
 class Heartbeat:
-    """Beats while inside: `with Heartbeat(...):`."""
+    """Beats while inside: `with Heartbeat(...):`.
+
+    Attributes:
+        beside: Called after each beat that was answered; it may write under the lease.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Heartbeat:
         """
         self._conductor, self._lease = conductor, lease
         self._statuses, self._changed, self._on_priority = statuses, changed, on_priority
+        self.beside: Callable[[], object] = bool
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -85,6 +90,15 @@ class Heartbeat:
                 self._lease.cancel_requested.set()
             if response.pause_requested:
                 self._lease.pause_requested.set()
+            self._write_beside()
+
+    def _write_beside(self) -> None:
+        try:
+            self.beside()
+        except LeaseLostError as error:
+            log.warning("lease_lost", detail=str(error))
+        except grpc.RpcError as error:
+            log.error("write_refused", detail=str(error))
 
     def _told(self, priority: int) -> None:
         if priority != self._lease.priority:

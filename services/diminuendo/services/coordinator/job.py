@@ -73,7 +73,7 @@ class JobRunner:
             )
             try:
                 with beat:
-                    outcome = self._outcome(given, lease, executor)
+                    outcome = self._outcome(given, lease, executor, beat)
                     self._end(lease, outcome)
             except LeaseLostError as error:
                 log.warning("job_left", reason=str(error))
@@ -84,10 +84,10 @@ class JobRunner:
                 self._release(lease, None)
                 raise
 
-    def _outcome(self, given: v1.Lease, lease: HeldLease, executor: JobExecutor) -> Outcome | None:
+    def _outcome(self, given: v1.Lease, lease: HeldLease, executor: JobExecutor, beat: Heartbeat) -> Outcome | None:
         """How the job ends; None when it is to be queued again."""
         try:
-            finished = self._drive(given, lease, executor)
+            finished = self._drive(given, lease, executor, beat)
             return (
                 translate.to_failure(finished)
                 if isinstance(finished, Failed)
@@ -104,7 +104,7 @@ class JobRunner:
             message = f"{type(error).__name__}: {error}; this is a defect: report it with the traceback"
             return translate.failure("INTERNAL", message, traceback.format_exc())
 
-    def _drive(self, given: v1.Lease, lease: HeldLease, executor: JobExecutor) -> Finished | Failed:
+    def _drive(self, given: v1.Lease, lease: HeldLease, executor: JobExecutor, beat: Heartbeat) -> Finished | Failed:
         request = translate.to_request(given.job.spec)
         journal = ConductorJournal(
             self.conductor,
@@ -114,7 +114,9 @@ class JobRunner:
             stop=self.stop,
             take_warnings=executor.take_warnings,
             missing=self.store.missing,
+            take_losses=executor.take_losses,
         )
+        beat.beside = journal.note_losses
         session = _session(given, request, journal)
         before = self.executor.stats()
         try:

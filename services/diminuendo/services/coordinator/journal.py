@@ -23,6 +23,7 @@ from diminuendo.engine.search.work import (
 )
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
+from diminuendo.services.coordinator.failures import AttemptLost
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
 from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError, code_of
 
@@ -53,6 +54,7 @@ class ConductorJournal:
         stop: threading.Event,
         take_warnings: Callable[[], list[tuple[str, str]]] = list,
         missing: Callable[[Sequence[str]], set[str]] = _none_missing,
+        take_losses: Callable[[], list[AttemptLost]] = list,
     ) -> None:
         """Write under a lease.
 
@@ -62,16 +64,28 @@ class ConductorJournal:
             stop: Set when this process is to end.
             take_warnings: (reason, message) of what happened outside the search since the last step.
             missing: Those of the sha256s that the artifact store lacks.
+            take_losses: Attempts that came to nothing since the last time.
         """
         self._conductor, self._lease, self._stop = conductor, lease, stop
         self._next_step, self._take_warnings, self._missing = next_step, take_warnings, missing
         self._warnings: list[tuple[str, str]] = []
+        self._take_losses, self._losses = take_losses, list[AttemptLost]()
+        self._losses_lock = threading.Lock()
         self._prepared_key = Work(0, Prepare(request.source, request.seed, request.threads), "").key
         self._prepared: Prepared | None = None
 
     def warn(self, reason: str, message: str) -> None:
         """Have the job's owner told, with the next step."""
         self._warnings.append((reason, message))
+
+    def note_losses(self) -> None:
+        """Have the job's log tell of attempts that came to nothing. Safe to call from several threads."""
+        with self._losses_lock:
+            self._losses += self._take_losses()
+            while self._losses:
+                request = v1.ReportAttemptRequest(**self._writer(), attempt=translate.to_attempt(self._losses[0]))
+                self._call(self._conductor.stub.ReportAttempt, request)
+                del self._losses[0]
 
     def recall(self, keys: Sequence[str]) -> dict[str, AnyAnswer]:
         """Outcomes known by key.
@@ -95,6 +109,7 @@ class ConductorJournal:
         Failures and outcomes that no evaluator gave are noted without their content: another try, on another
         machine, may end better.
         """
+        self.note_losses()
         if isinstance(done.answer, Prepared):
             self._prepared = done.answer
         content = b""

@@ -14,6 +14,7 @@ from diminuendo.engine.search.session import Best, Finished, Request, StageName,
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Prepared
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common import spec as common
+from diminuendo.services.coordinator.failures import AttemptLost
 from diminuendo.services.coordinator.line import Claim
 
 _STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
@@ -24,6 +25,7 @@ _STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
     "certify": job_pb2.STAGE_CERTIFY,
     "done": job_pb2.STAGE_DONE,
 }
+_MAX_DETAIL = 2000
 _MAX_TEXT = 64 * 1024
 
 
@@ -77,6 +79,18 @@ def to_step(step: Step) -> job_pb2.StepCommitted:
         best=_candidate(step.best) if step.best else None,
     )
     return job_pb2.StepCommitted(step=step.index, progress=progress, summary=step.summary)
+
+
+def to_attempt(lost: AttemptLost) -> job_pb2.AttemptLost:
+    """An attempt that came to nothing, for the event log."""
+    return job_pb2.AttemptLost(
+        index=lost.index,
+        subject=lost.subject,
+        evaluator=lost.evaluator,
+        attempt=lost.attempt,
+        cause=lost.cause,
+        detail=lost.detail[:_MAX_DETAIL],
+    )
 
 
 def to_evaluation(done: Done, prepared: Prepared | None) -> job_pb2.EvaluationFinished:

@@ -100,6 +100,13 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             self._metrics.count_evaluation(report.evaluation)
         return v1.ReportEvaluationResponse()
 
+    async def ReportAttempt(self, request: v1.ReportAttemptRequest, context: _Context) -> v1.ReportAttemptResponse:
+        """Note an attempt."""
+        attempt = validate.attempt(request)
+        if await self._store.report_attempt(request.job_name, epoch=request.epoch, attempt=attempt):
+            self._metrics.attempts_lost.labels(attempt.cause).inc()
+        return v1.ReportAttemptResponse()
+
     async def CommitStep(self, request: v1.CommitStepRequest, context: _Context) -> v1.CommitStepResponse:
         """Store a step."""
         step = validate.step(request)

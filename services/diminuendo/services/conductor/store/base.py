@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from diminuendo.v1 import job_pb2
+
 from diminuendo.services.conductor.records import (
     Changes,
     CommittedStep,
@@ -161,6 +163,10 @@ class Store(Protocol):
 
     async def report_evaluation(self, name: str, *, epoch: int, report: Report) -> bool:
         """Store an outcome under its key and note it in the job's log; False when the log had it already."""
+        ...
+
+    async def report_attempt(self, name: str, *, epoch: int, attempt: job_pb2.AttemptLost) -> bool:
+        """Note an attempt that came to nothing in the job's log; False when the log had it already."""
         ...
 
     async def commit_step(self, name: str, *, epoch: int, step: CommittedStep) -> bool:

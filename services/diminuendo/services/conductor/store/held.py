@@ -14,7 +14,7 @@ from diminuendo.services.conductor.store import artifacts, rows
 from diminuendo.services.conductor.store.base import HELD, PARTING
 from diminuendo.services.conductor.store.connect import is_postgres
 from diminuendo.services.conductor.store.owned import store_draft
-from diminuendo.services.conductor.store.tables import evaluations, jobs, reports, session_states, steps
+from diminuendo.services.conductor.store.tables import attempts, evaluations, jobs, reports, session_states, steps
 from diminuendo.services.conductor.store.writer import Transaction
 
 _HELD = tuple(state.name for state in HELD)
@@ -29,6 +29,13 @@ _NOTED = select(reports.c.key).where(
     reports.c.key == bindparam("key"),
 )
 _NOTE = insert(reports)
+_ATTEMPTED = select(attempts.c.attempt).where(
+    attempts.c.job_id == bindparam("job_id"),
+    attempts.c.epoch == bindparam("epoch"),
+    attempts.c.work_index == bindparam("work_index"),
+    attempts.c.attempt == bindparam("attempt"),
+)
+_NOTE_ATTEMPT = insert(attempts)
 _STEP = select(steps.c.body).where(steps.c.job_id == bindparam("job"), steps.c.step == bindparam("step"))
 _ADD_STEP = insert(steps)
 _STATE = select(session_states.c.body).where(session_states.c.job_id == bindparam("job"))
@@ -144,6 +151,19 @@ def report(tx: Transaction, name: str, *, epoch: int, report: Report) -> bool:
     tx.connection.execute(_NOTE, noted)
     draft = Draft(job, tx.now)
     draft.note(job_pb2.JobEvent(evaluation_finished=report.evaluation))
+    store_draft(tx, draft)
+    return True
+
+
+def report_attempt(tx: Transaction, name: str, *, epoch: int, attempt: job_pb2.AttemptLost) -> bool:
+    """Note an attempt unless the log has it."""
+    job = _fenced(tx, name, epoch)
+    key = {"job_id": job.id, "epoch": epoch, "work_index": attempt.index, "attempt": attempt.attempt}
+    if tx.connection.execute(_ATTEMPTED, key).first() is not None:
+        return False
+    tx.connection.execute(_NOTE_ATTEMPT, {**key, "cause": attempt.cause, "time": tx.now})
+    draft = Draft(job, tx.now)
+    draft.note(job_pb2.JobEvent(attempt_lost=attempt))
     store_draft(tx, draft)
     return True
 

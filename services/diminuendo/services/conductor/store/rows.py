@@ -12,6 +12,7 @@ from diminuendo.services.common.errors import JobNotFoundError
 from diminuendo.services.conductor.jobs import Draft
 from diminuendo.services.conductor.records import Job, State
 from diminuendo.services.conductor.store.tables import (
+    attempts,
     events,
     job_artifacts,
     jobs,
@@ -23,7 +24,7 @@ from diminuendo.services.conductor.store.tables import (
 
 M = TypeVar("M", bound=Message)
 
-_OF_JOBS = (events, steps, session_states, reports, requests, job_artifacts)
+_OF_JOBS = (events, steps, session_states, reports, attempts, requests, job_artifacts)
 
 # Statements are built once: building one costs more than running it.
 _BY_NAME = select(jobs).where(jobs.c.name == bindparam("name"))

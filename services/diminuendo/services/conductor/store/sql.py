@@ -223,6 +223,10 @@ class SqlStore:
         """Store an outcome under its key and note it in the job's log."""
         return await self._write(lambda tx: held.report(tx, name, epoch=epoch, report=report))
 
+    async def report_attempt(self, name: str, *, epoch: int, attempt: job_pb2.AttemptLost) -> bool:
+        """Note an attempt in the job's log."""
+        return await self._write(lambda tx: held.report_attempt(tx, name, epoch=epoch, attempt=attempt))
+
     async def commit_step(self, name: str, *, epoch: int, step: CommittedStep) -> bool:
         """Store a step."""
         return await self._write(lambda tx: held.commit(tx, name, epoch=epoch, step=step))

@@ -122,6 +122,19 @@ reports = Table(
 )
 """Which works each job's log has noted, so that one that is reported again is not noted twice."""
 
+attempts = Table(
+    "attempts",
+    metadata,
+    _job(),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("work_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("cause", String(32), nullable=False),
+    Column("time", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Attempts that came to nothing, each once; what is told of them is in the job's log."""
+
 requests = Table(
     "requests",
     metadata,

@@ -1,4 +1,4 @@
-"""Which job and which evaluation refers to which content, what nobody refers to; the queue by project."""
+"""Which job and which evaluation refers to which content, what nobody refers to; the queue by project; attempts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def upgrade() -> None:
     op.create_index(op.f("ix_jobs_state_project_nice_id"), "jobs", ["state", "project", "nice", "id"], unique=False)
     op.add_column("evaluations", sa.Column("unused_since", sa.BigInteger(), nullable=True))
     op.create_index(op.f("ix_reports_key"), "reports", ["key"], unique=False)
+    op.create_table(
+        "attempts",
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("work_index", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("attempt", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("cause", sa.String(length=32), nullable=False),
+        sa.Column("time", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id_jobs")),
+        sa.PrimaryKeyConstraint("job_id", "epoch", "work_index", "attempt", name=op.f("pk_attempts")),
+        sqlite_with_rowid=False,
+    )
     op.create_table(
         "job_artifacts",
         sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
