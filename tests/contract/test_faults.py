@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,8 +15,14 @@ from typing import TypeVar
 
 import grpc
 import pytest
+from diminuendo.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
 from diminuendo.v1 import coordinator_service_pb2 as v1
-from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 from google.protobuf import field_mask_pb2
 from tests.contract.faults import faulty
 from tests.engine.search.world import World
@@ -41,6 +49,9 @@ Open = Callable[[], Awaitable[Store]]
 T = TypeVar("T")
 EVALUATIONS = 8
 KEEP_S = 86_400.0
+CONTENT = b"content" * 1000
+TRIES = 60
+"""A call that makes several of the store's, one after the other, meets the faults of each."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +62,13 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def again(call: Callable[[], T]) -> T:
     """Make a call until it is answered."""
-    for _ in range(20):
+    for _ in range(TRIES):
         try:
             return call()
         except grpc.RpcError as error:
             if rpc.code_of(error) is not grpc.StatusCode.UNAVAILABLE:
                 raise
-    raise TimeoutError("UNAVAILABLE 20 times")
+    raise TimeoutError(f"UNAVAILABLE {TRIES} times")
 
 
 @asynccontextmanager
@@ -99,6 +110,7 @@ def live(target: str) -> list[job_pb2.JobEvent]:
             )
             assert again(lambda create=create: jobs.CreateJob(create, timeout=10)).name.endswith(job_id)  # type: ignore[misc]
         handled(jobs)
+        sent(artifact_service_pb2_grpc.ArtifactServiceStub(channel))
         asking = v1.LeaseJobRequest(coordinator="c", request_id="lease")
         given = conductor.call(conductor.stub.LeaseJob, asking, until=time.monotonic() + 20).lease
         lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=time.monotonic())
@@ -135,6 +147,20 @@ def live(target: str) -> list[job_pb2.JobEvent]:
     return events
 
 
+def sent(artifacts: artifact_service_pb2_grpc.ArtifactServiceStub) -> None:
+    """Send content, and have what nobody refers to looked for."""
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    query = artifact_service_pb2.QueryUploadRequest(sha256=sha256, size_bytes=len(CONTENT))
+    message = artifact_service_pb2.WriteArtifactRequest(
+        sha256=sha256, size_bytes=len(CONTENT), data=CONTENT, crc32=zlib.crc32(CONTENT)
+    )
+    again(lambda: artifacts.QueryUpload(query, timeout=10))
+    assert again(lambda: artifacts.WriteArtifact(iter([message]), timeout=10)).complete
+    assert again(lambda: artifacts.QueryUpload(query, timeout=10)).complete
+    found = again(lambda: artifacts.CollectGarbage(artifact_service_pb2.CollectGarbageRequest(), timeout=10))
+    assert (found.removed_artifacts, found.waiting_artifacts) == (0, 1)
+
+
 def handled(jobs: job_service_pb2_grpc.JobServiceStub) -> None:
     """Have job b changed, paused, resumed and cancelled, and another try of it cancelled too."""
     name = "projects/p/jobs/b"
@@ -168,7 +194,8 @@ async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_pat
     await plain.close()
     asked = ("create_job", "update_job", "pause_job", "resume_job", "cancel_job", "retry_job", "delete_job")
     written = ("lease_job", "heartbeat", "report_evaluation", "report_attempt", "commit_step", "release_job")
-    for method in (*asked, *written, "read_events", "get_evaluations"):
+    kept = ("want_artifact", "age_evaluations", "sort_artifacts", "forget_overdue_artifacts")
+    for method in (*asked, *written, *kept, "read_events", "get_evaluations"):
         assert faults.failed[method, "before"] >= 1, method
         assert faults.failed[method, "after"] >= 1, method
     assert faults.failed["commit_step", "after"] == EVALUATIONS
