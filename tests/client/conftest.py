@@ -79,6 +79,7 @@ class FakeServer:
             of what it was.
         arrived: Bytes of uploads by sha256.
         write_cuts: For each coming WriteArtifact: how many bytes it takes before UNAVAILABLE; None takes all.
+        url: What CreateUploadUrl and CreateDownloadUrl answer; empty: there are none.
         garbage: What CollectGarbage answers.
         write_refusals: Statuses that the next whole uploads are refused with; what had arrived is dropped.
     """
@@ -95,6 +96,7 @@ class FakeServer:
     arrived: dict[str, bytes] = field(default_factory=dict)
     write_cuts: list[int | None] = field(default_factory=list)
     write_refusals: list[Any] = field(default_factory=list)
+    url: str = ""
     garbage: artifact_service_pb2.CollectGarbageResponse = field(
         default_factory=artifact_service_pb2.CollectGarbageResponse
     )
@@ -243,6 +245,23 @@ class _Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
         if request.sha256 in self.fake.contents:
             return artifact_service_pb2.QueryUploadResponse(offset=request.size_bytes, complete=True)
         return artifact_service_pb2.QueryUploadResponse(offset=len(self.fake.arrived.get(request.sha256, b"")))
+
+    def CreateUploadUrl(
+        self, request: artifact_service_pb2.CreateUploadUrlRequest, context: Any
+    ) -> artifact_service_pb2.CreateUploadUrlResponse:
+        return artifact_service_pb2.CreateUploadUrlResponse(url=self.url(request, context))
+
+    def CreateDownloadUrl(
+        self, request: artifact_service_pb2.CreateDownloadUrlRequest, context: Any
+    ) -> artifact_service_pb2.CreateDownloadUrlResponse:
+        return artifact_service_pb2.CreateDownloadUrlResponse(url=self.url(request, context))
+
+    def url(self, request: Any, context: Any) -> str:
+        self.fake.unary(request, context)
+        if not self.fake.url:
+            code = grpc.StatusCode.FAILED_PRECONDITION
+            context.abort_with_status(rich_status(code, "by gRPC", reason="NO_SIGNED_URLS"))
+        return self.fake.url
 
     def CollectGarbage(
         self, request: artifact_service_pb2.CollectGarbageRequest, context: Any

@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import obstore
 import pytest
@@ -174,6 +175,23 @@ def test_a_bucket_gives_urls_that_are_read_without_credentials(store: SharedStor
         assert (answer.status, answer.read()) == (206, b"weights")
     with pytest.raises(ArtifactMissingError):
         store.url(NOWHERE, expires_s=60)
+
+
+def test_a_bucket_gives_urls_that_content_is_put_to(store: SharedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = store.upload_url(SHA256, len(CONTENT), expires_s=60)
+    if isinstance(store, DirectoryStore):
+        assert put is None
+        return
+    assert put is not None
+    (signed,) = parse_qs(urlsplit(put.url).query)["X-Amz-SignedHeaders"]
+    assert signed == "content-length;content-type;host;x-amz-checksum-sha256"
+    request = urllib.request.Request(put.url, CONTENT, dict(put.headers), method="PUT")
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+        assert answer.status == 200
+    assert store.get(SHA256) == CONTENT
+    assert store.upload_url(SHA256, 5 * 2**30 + 1, expires_s=60) is None, "more than one PUT takes"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-another-identity")
+    assert store.upload_url(SHA256, len(CONTENT), expires_s=60) is None, "its secret is not known"
 
 
 def test_half_written_files_are_never_seen_and_swept(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Connection:
         self.target = target
         self.config = config
         self.closed = threading.Event()
+        self.without_urls: set[str] = set()  # `put`, `get`: for what the server's store gives no URL that can be used
         self._answered = False
         self.channel = grpc.insecure_channel(target, options=_options(target))
         self._probe: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(

@@ -10,6 +10,7 @@ from pathlib import Path
 from diminuendo.v1 import artifact_service_pb2 as pb
 from diminuendo.v1 import artifact_service_pb2_grpc
 
+from diminuendo.client import links
 from diminuendo.client.errors import DiminuendoError, ServerUnavailableError, UploadError
 from diminuendo.client.rpc import Backoff, Connection
 from diminuendo.client.types import Artifact
@@ -64,6 +65,8 @@ class _Sending:
                 if offset > farthest:
                     farthest = offset
                     backoff.progress()
+                if not complete and not offset and links.put(self._connection, self._path, self._content):
+                    offset, complete = self._held()
                 if not complete:
                     self._send_from(offset)
                 return

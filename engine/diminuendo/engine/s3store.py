@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ import obstore
 from obstore.exceptions import BaseError, GenericError, NotFoundError
 from obstore.store import S3Store as Bucket
 
+from diminuendo.engine import s3sign
 from diminuendo.engine.store import (
     ArtifactDamagedError,
     ArtifactMissingError,
+    SignedPut,
     StoreAwayError,
     Stored,
     check_file,
@@ -35,6 +38,8 @@ FRESH_S = 3600.0
 
 _HEADS = 16
 _PART = 8 * 2**20
+MAX_PUT = 5 * 2**30
+"""Bytes that one PUT takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,22 @@ class S3Store:
         self.size(sha256)
         with self._asking(sha256):
             return obstore.sign(self._bucket, "GET", _key(sha256), timedelta(seconds=expires_s))
+
+    def upload_url(self, sha256: str, size: int, *, expires_s: int) -> SignedPut | None:
+        """A signed URL to put the content to, which the server checks by its sha256.
+
+        None for more than one PUT takes, and where the secret key is not in ``AWS_SECRET_ACCESS_KEY``: a machine's
+        role signs no headers.
+        """
+        if size > MAX_PUT:
+            return None
+        with self._asking(sha256):
+            url = obstore.sign(self._bucket, "PUT", _key(sha256), timedelta(seconds=expires_s))
+        secret = os.environ.get("AWS_SECRET_ACCESS_KEY", "")
+        if not secret or s3sign.access_key_of(url) != os.environ.get("AWS_ACCESS_KEY_ID"):
+            return None
+        headers = s3sign.upload_headers(sha256, size)
+        return SignedPut(s3sign.with_headers(url, headers, secret), headers)
 
     def _fresh(self, sha256: str, size: int) -> bool:
         try:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -43,6 +43,14 @@ class Stored:
     sha256: str
     size: int
     time: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPut:
+    """Where content may be put by HTTP, and the headers that the request must have."""
+
+    url: str
+    headers: Mapping[str, str]
 
 
 class ArtifactStore(Protocol):
@@ -101,6 +109,10 @@ class SharedStore(ArtifactStore, Protocol):
 
     def url(self, sha256: str, *, expires_s: int) -> str | None:
         """Where the content may be read by HTTP for so long; None where the store cannot give that."""
+        ...
+
+    def upload_url(self, sha256: str, size: int, *, expires_s: int) -> SignedPut | None:
+        """Where this very content may be put by HTTP for so long; None where the store cannot give that."""
         ...
 
 
@@ -269,5 +281,9 @@ class DirectoryStore:
             return
 
     def url(self, sha256: str, *, expires_s: int) -> str | None:
+        """None: a directory serves no HTTP."""
+        return None
+
+    def upload_url(self, sha256: str, size: int, *, expires_s: int) -> SignedPut | None:
         """None: a directory serves no HTTP."""
         return None

@@ -22,31 +22,45 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$diminuendo/v1/artifact_service.proto\x12\rdiminuendo.v1\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"B\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\x05\x63rc32\x18\x02 \x01(\x07H\x00\x88\x01\x01\x42\x08\n\x06_crc32\"8\n\x12QueryUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"7\n\x13QueryUploadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"g\n\x14WriteArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"9\n\x15WriteArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"(\n\x15\x43ollectGarbageRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"\xc5\x01\n\x16\x43ollectGarbageResponse\x12\x19\n\x11removed_artifacts\x18\x01 \x01(\x03\x12\x15\n\rremoved_bytes\x18\x02 \x01(\x03\x12\x1b\n\x13removed_evaluations\x18\x03 \x01(\x03\x12\x19\n\x11waiting_artifacts\x18\x04 \x01(\x03\x12\x15\n\rwaiting_bytes\x18\x05 \x01(\x03\x12\x16\n\x0ekept_artifacts\x18\x06 \x01(\x03\x12\x12\n\nkept_bytes\x18\x07 \x01(\x03\x32\xff\x02\n\x0f\x41rtifactService\x12Y\n\x0cReadArtifact\x12\".diminuendo.v1.ReadArtifactRequest\x1a#.diminuendo.v1.ReadArtifactResponse0\x01\x12T\n\x0bQueryUpload\x12!.diminuendo.v1.QueryUploadRequest\x1a\".diminuendo.v1.QueryUploadResponse\x12\\\n\rWriteArtifact\x12#.diminuendo.v1.WriteArtifactRequest\x1a$.diminuendo.v1.WriteArtifactResponse(\x01\x12]\n\x0e\x43ollectGarbage\x12$.diminuendo.v1.CollectGarbageRequest\x1a%.diminuendo.v1.CollectGarbageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$diminuendo/v1/artifact_service.proto\x12\rdiminuendo.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"5\n\x13ReadArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"B\n\x14ReadArtifactResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\x05\x63rc32\x18\x02 \x01(\x07H\x00\x88\x01\x01\x42\x08\n\x06_crc32\"8\n\x12QueryUploadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"7\n\x13QueryUploadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"g\n\x14WriteArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x05 \x01(\x07\"9\n\x15WriteArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"R\n\x18\x43reateDownloadUrlRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"Y\n\x19\x43reateDownloadUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"d\n\x16\x43reateUploadUrlRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xcd\x01\n\x17\x43reateUploadUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x44\n\x07headers\x18\x02 \x03(\x0b\x32\x33.diminuendo.v1.CreateUploadUrlResponse.HeadersEntry\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x15\x43ollectGarbageRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"\xc5\x01\n\x16\x43ollectGarbageResponse\x12\x19\n\x11removed_artifacts\x18\x01 \x01(\x03\x12\x15\n\rremoved_bytes\x18\x02 \x01(\x03\x12\x1b\n\x13removed_evaluations\x18\x03 \x01(\x03\x12\x19\n\x11waiting_artifacts\x18\x04 \x01(\x03\x12\x15\n\rwaiting_bytes\x18\x05 \x01(\x03\x12\x16\n\x0ekept_artifacts\x18\x06 \x01(\x03\x12\x12\n\nkept_bytes\x18\x07 \x01(\x03\x32\xc9\x04\n\x0f\x41rtifactService\x12Y\n\x0cReadArtifact\x12\".diminuendo.v1.ReadArtifactRequest\x1a#.diminuendo.v1.ReadArtifactResponse0\x01\x12T\n\x0bQueryUpload\x12!.diminuendo.v1.QueryUploadRequest\x1a\".diminuendo.v1.QueryUploadResponse\x12\\\n\rWriteArtifact\x12#.diminuendo.v1.WriteArtifactRequest\x1a$.diminuendo.v1.WriteArtifactResponse(\x01\x12\x66\n\x11\x43reateDownloadUrl\x12\'.diminuendo.v1.CreateDownloadUrlRequest\x1a(.diminuendo.v1.CreateDownloadUrlResponse\x12`\n\x0f\x43reateUploadUrl\x12%.diminuendo.v1.CreateUploadUrlRequest\x1a&.diminuendo.v1.CreateUploadUrlResponse\x12]\n\x0e\x43ollectGarbage\x12$.diminuendo.v1.CollectGarbageRequest\x1a%.diminuendo.v1.CollectGarbageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diminuendo.v1.artifact_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READARTIFACTREQUEST']._serialized_start=55
-  _globals['_READARTIFACTREQUEST']._serialized_end=108
-  _globals['_READARTIFACTRESPONSE']._serialized_start=110
-  _globals['_READARTIFACTRESPONSE']._serialized_end=176
-  _globals['_QUERYUPLOADREQUEST']._serialized_start=178
-  _globals['_QUERYUPLOADREQUEST']._serialized_end=234
-  _globals['_QUERYUPLOADRESPONSE']._serialized_start=236
-  _globals['_QUERYUPLOADRESPONSE']._serialized_end=291
-  _globals['_WRITEARTIFACTREQUEST']._serialized_start=293
-  _globals['_WRITEARTIFACTREQUEST']._serialized_end=396
-  _globals['_WRITEARTIFACTRESPONSE']._serialized_start=398
-  _globals['_WRITEARTIFACTRESPONSE']._serialized_end=455
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=457
-  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=497
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=500
-  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=697
-  _globals['_ARTIFACTSERVICE']._serialized_start=700
-  _globals['_ARTIFACTSERVICE']._serialized_end=1083
+  _globals['_CREATEUPLOADURLRESPONSE_HEADERSENTRY']._loaded_options = None
+  _globals['_CREATEUPLOADURLRESPONSE_HEADERSENTRY']._serialized_options = b'8\001'
+  _globals['_READARTIFACTREQUEST']._serialized_start=120
+  _globals['_READARTIFACTREQUEST']._serialized_end=173
+  _globals['_READARTIFACTRESPONSE']._serialized_start=175
+  _globals['_READARTIFACTRESPONSE']._serialized_end=241
+  _globals['_QUERYUPLOADREQUEST']._serialized_start=243
+  _globals['_QUERYUPLOADREQUEST']._serialized_end=299
+  _globals['_QUERYUPLOADRESPONSE']._serialized_start=301
+  _globals['_QUERYUPLOADRESPONSE']._serialized_end=356
+  _globals['_WRITEARTIFACTREQUEST']._serialized_start=358
+  _globals['_WRITEARTIFACTREQUEST']._serialized_end=461
+  _globals['_WRITEARTIFACTRESPONSE']._serialized_start=463
+  _globals['_WRITEARTIFACTRESPONSE']._serialized_end=520
+  _globals['_CREATEDOWNLOADURLREQUEST']._serialized_start=522
+  _globals['_CREATEDOWNLOADURLREQUEST']._serialized_end=604
+  _globals['_CREATEDOWNLOADURLRESPONSE']._serialized_start=606
+  _globals['_CREATEDOWNLOADURLRESPONSE']._serialized_end=695
+  _globals['_CREATEUPLOADURLREQUEST']._serialized_start=697
+  _globals['_CREATEUPLOADURLREQUEST']._serialized_end=797
+  _globals['_CREATEUPLOADURLRESPONSE']._serialized_start=800
+  _globals['_CREATEUPLOADURLRESPONSE']._serialized_end=1005
+  _globals['_CREATEUPLOADURLRESPONSE_HEADERSENTRY']._serialized_start=959
+  _globals['_CREATEUPLOADURLRESPONSE_HEADERSENTRY']._serialized_end=1005
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_start=1007
+  _globals['_COLLECTGARBAGEREQUEST']._serialized_end=1047
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_start=1050
+  _globals['_COLLECTGARBAGERESPONSE']._serialized_end=1247
+  _globals['_ARTIFACTSERVICE']._serialized_start=1250
+  _globals['_ARTIFACTSERVICE']._serialized_end=1835
 # @@protoc_insertion_point(module_scope)

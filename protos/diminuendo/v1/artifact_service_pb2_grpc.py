@@ -49,6 +49,16 @@ class ArtifactServiceStub(object):
                 request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.FromString,
                 _registered_method=True)
+        self.CreateDownloadUrl = channel.unary_unary(
+                '/diminuendo.v1.ArtifactService/CreateDownloadUrl',
+                request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateDownloadUrlRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateDownloadUrlResponse.FromString,
+                _registered_method=True)
+        self.CreateUploadUrl = channel.unary_unary(
+                '/diminuendo.v1.ArtifactService/CreateUploadUrl',
+                request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateUploadUrlRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateUploadUrlResponse.FromString,
+                _registered_method=True)
         self.CollectGarbage = channel.unary_unary(
                 '/diminuendo.v1.ArtifactService/CollectGarbage',
                 request_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CollectGarbageRequest.SerializeToString,
@@ -88,6 +98,23 @@ class ArtifactServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateDownloadUrl(self, request, context):
+        """A URL that the content can be read from by HTTP GET, whole or by Range. FAILED_PRECONDITION, reason
+        NO_SIGNED_URLS, where the store is no bucket: use ReadArtifact. NOT_FOUND when there is no such content.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateUploadUrl(self, request, context):
+        """A URL that the content can be sent to by one HTTP PUT with the headers that are given; the store checks it
+        against its SHA-256. Ask QueryUpload afterwards whether it has arrived. FAILED_PRECONDITION, reason
+        NO_SIGNED_URLS, where the store cannot give one: use WriteArtifact.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CollectGarbage(self, request, context):
         """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
         themselves every now and then.
@@ -113,6 +140,16 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.WriteArtifact,
                     request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.SerializeToString,
+            ),
+            'CreateDownloadUrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDownloadUrl,
+                    request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateDownloadUrlRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateDownloadUrlResponse.SerializeToString,
+            ),
+            'CreateUploadUrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUploadUrl,
+                    request_deserializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateUploadUrlRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_artifact__service__pb2.CreateUploadUrlResponse.SerializeToString,
             ),
             'CollectGarbage': grpc.unary_unary_rpc_method_handler(
                     servicer.CollectGarbage,
@@ -201,6 +238,60 @@ class ArtifactService(object):
             '/diminuendo.v1.ArtifactService/WriteArtifact',
             diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactRequest.SerializeToString,
             diminuendo_dot_v1_dot_artifact__service__pb2.WriteArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDownloadUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.ArtifactService/CreateDownloadUrl',
+            diminuendo_dot_v1_dot_artifact__service__pb2.CreateDownloadUrlRequest.SerializeToString,
+            diminuendo_dot_v1_dot_artifact__service__pb2.CreateDownloadUrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUploadUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.ArtifactService/CreateUploadUrl',
+            diminuendo_dot_v1_dot_artifact__service__pb2.CreateUploadUrlRequest.SerializeToString,
+            diminuendo_dot_v1_dot_artifact__service__pb2.CreateUploadUrlResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,7 +4,8 @@ isort:skip_file
 Content-addressed files: results, weights, factors. The API that moves them in and out.
 
 Content is sent and read in chunks of at most 1 MiB, each with its CRC-32 and its offset, so that whoever is cut goes
-on where it was; the whole is checked against its SHA-256 at both ends.
+on where it was; the whole is checked against its SHA-256 at both ends. Where the store is a bucket, it can be
+reached directly by a signed URL.
 
 Errors: as those of JobService; and DATA_LOSS, reason CHUNK_DAMAGED (send on from where QueryUpload says) or
 ARTIFACT_DAMAGED (the whole has another SHA-256: send or store it again from the start).
@@ -55,6 +56,15 @@ class ArtifactServiceStub:
     A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
     One conductor of several does not know what another has received: it says 0, and the upload starts again there.
     """
+    CreateDownloadUrl: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateDownloadUrlRequest, _artifact_service_pb2.CreateDownloadUrlResponse]
+    """A URL that the content can be read from by HTTP GET, whole or by Range. FAILED_PRECONDITION, reason
+    NO_SIGNED_URLS, where the store is no bucket: use ReadArtifact. NOT_FOUND when there is no such content.
+    """
+    CreateUploadUrl: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateUploadUrlRequest, _artifact_service_pb2.CreateUploadUrlResponse]
+    """A URL that the content can be sent to by one HTTP PUT with the headers that are given; the store checks it
+    against its SHA-256. Ask QueryUpload afterwards whether it has arrived. FAILED_PRECONDITION, reason
+    NO_SIGNED_URLS, where the store cannot give one: use WriteArtifact.
+    """
     CollectGarbage: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CollectGarbageRequest, _artifact_service_pb2.CollectGarbageResponse]
     """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
     themselves every now and then.
@@ -79,6 +89,15 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
 
     A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
     One conductor of several does not know what another has received: it says 0, and the upload starts again there.
+    """
+    CreateDownloadUrl: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateDownloadUrlRequest, _artifact_service_pb2.CreateDownloadUrlResponse]  # type: ignore[assignment]
+    """A URL that the content can be read from by HTTP GET, whole or by Range. FAILED_PRECONDITION, reason
+    NO_SIGNED_URLS, where the store is no bucket: use ReadArtifact. NOT_FOUND when there is no such content.
+    """
+    CreateUploadUrl: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateUploadUrlRequest, _artifact_service_pb2.CreateUploadUrlResponse]  # type: ignore[assignment]
+    """A URL that the content can be sent to by one HTTP PUT with the headers that are given; the store checks it
+    against its SHA-256. Ask QueryUpload afterwards whether it has arrived. FAILED_PRECONDITION, reason
+    NO_SIGNED_URLS, where the store cannot give one: use WriteArtifact.
     """
     CollectGarbage: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CollectGarbageRequest, _artifact_service_pb2.CollectGarbageResponse]  # type: ignore[assignment]
     """Removes what no job has referred to for as long as the conductor is set to keep it. Conductors do this by
@@ -119,6 +138,27 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A chunk past what is here is ABORTED, reason UPLOAD_OFFSET, with the `offset` to send on from in ErrorInfo.
         One conductor of several does not know what another has received: it says 0, and the upload starts again there.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateDownloadUrl(
+        self,
+        request: _artifact_service_pb2.CreateDownloadUrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_service_pb2.CreateDownloadUrlResponse, _abc.Awaitable[_artifact_service_pb2.CreateDownloadUrlResponse]]:
+        """A URL that the content can be read from by HTTP GET, whole or by Range. FAILED_PRECONDITION, reason
+        NO_SIGNED_URLS, where the store is no bucket: use ReadArtifact. NOT_FOUND when there is no such content.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateUploadUrl(
+        self,
+        request: _artifact_service_pb2.CreateUploadUrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_service_pb2.CreateUploadUrlResponse, _abc.Awaitable[_artifact_service_pb2.CreateUploadUrlResponse]]:
+        """A URL that the content can be sent to by one HTTP PUT with the headers that are given; the store checks it
+        against its SHA-256. Ask QueryUpload afterwards whether it has arrived. FAILED_PRECONDITION, reason
+        NO_SIGNED_URLS, where the store cannot give one: use WriteArtifact.
         """
 
     @_abc_1.abstractmethod

@@ -107,3 +107,47 @@ async def test_a_conductor_on_a_bucket_serves_from_it_and_outlives_it(
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
         assert "s3://artifacts/one cannot be used now" in failure.message
         await running.store.ping()
+
+
+async def test_a_directory_has_no_urls_and_says_what_to_use(api: Api, failing: Failing, content: bytes) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    asked = artifact_service_pb2.CreateUploadUrlRequest(sha256=sha256, size_bytes=7)
+    failure = await failing(api.artifacts.CreateUploadUrl(asked, timeout=10))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NO_SIGNED_URLS")
+    assert "send it with WriteArtifact" in failure.message
+    wanted = artifact_service_pb2.CreateDownloadUrlRequest(sha256=sha256)
+    failure = await failing(api.artifacts.CreateDownloadUrl(wanted, timeout=10))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NO_SIGNED_URLS")
+    assert "read it with ReadArtifact" in failure.message
+    wanted.sha256 = "0" * 64
+    assert (await failing(api.artifacts.CreateDownloadUrl(wanted, timeout=10))).reason == "ARTIFACT_NOT_FOUND"
+    wanted.sha256, wanted.ttl.seconds = "x", 86_401
+    assert set((await failing(api.artifacts.CreateDownloadUrl(wanted, timeout=10))).fields) == {"sha256", "ttl"}
+    asked.sha256, asked.size_bytes, asked.ttl.nanos = "x", -1, 5
+    assert set((await failing(api.artifacts.CreateUploadUrl(asked, timeout=10))).fields) == {
+        "sha256",
+        "size_bytes",
+        "ttl",
+    }
+
+
+async def test_a_bucket_has_urls_for_a_while(
+    settings: ConductorSettings, connect: Callable[[str], Api], clock: Any
+) -> None:
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    with s3_server() as url:
+        make_bucket(url, "artifacts")
+        location = f"s3://artifacts/two?endpoint_url={url}"
+        async with conducting(settings.model_copy(update={"artifacts": location}), clock=clock) as running:
+            api = connect(running.grpc)
+            asked = artifact_service_pb2.CreateUploadUrlRequest(sha256=sha256, size_bytes=7)
+            answer = await api.artifacts.CreateUploadUrl(asked, timeout=10)
+            assert "X-Amz-Expires=3600" in answer.url
+            assert answer.expire_time.seconds == clock.micros // 1_000_000 + 3600
+            assert set(answer.headers) == {"Content-Length", "Content-Type", "x-amz-checksum-sha256"}
+            open_store(location).put(b"content")
+            wanted = artifact_service_pb2.CreateDownloadUrlRequest(sha256=sha256)
+            wanted.ttl.seconds = 60
+            found = await api.artifacts.CreateDownloadUrl(wanted, timeout=10)
+            assert "X-Amz-Expires=60" in found.url
+            assert found.expire_time.seconds == clock.micros // 1_000_000 + 60

@@ -86,6 +86,12 @@ class UploadOffsetError(DiminuendoError):
     code, reason = grpc.StatusCode.ABORTED, "UPLOAD_OFFSET"
 
 
+class NoSignedUrlsError(DiminuendoError):
+    """The artifact service: the artifact store gives no URL for this. Send or read the content by gRPC."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "NO_SIGNED_URLS"
+
+
 class JobExistsError(DiminuendoError):
     """The store: the job_id asked for is taken."""
 

@@ -82,7 +82,7 @@ class GrpcServer:
             CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
         )
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
-            ArtifactService(store, artifacts, uploads, collector, max_bytes=max_artifact_bytes), self._server
+            ArtifactService(store, artifacts, uploads, collector, clock, max_bytes=max_artifact_bytes), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -8,6 +8,8 @@ from diminuendo.services.conductor.uploads import MAX_CHUNK
 from diminuendo.services.conductor.validate import Problems
 from diminuendo.services.conductor.validate_held import SHA256
 
+DEFAULT_TTL_S, MAX_TTL_S = 3600, 86_400
+
 
 def artifact(sha256: str, offset: int) -> None:
     """Which content is read, and from where."""
@@ -22,8 +24,7 @@ def upload(sha256: str, size: int, max_bytes: int) -> None:
     """Which content is to be sent."""
     problems = Problems()
     _sha256(problems, sha256)
-    if not 0 <= size <= max_bytes:
-        problems.add("size_bytes", f"{size} is no size that is taken; send content of 0 to {max_bytes} bytes")
+    _size(problems, size, max_bytes)
     problems.check()
 
 
@@ -41,6 +42,41 @@ def chunk(request: artifact_service_pb2.WriteArtifactRequest, sha256: str, size:
             "offset", f"{len(request.data)} bytes at {request.offset} do not lie within the content's {size} bytes"
         )
     problems.check()
+
+
+def download_url(request: artifact_service_pb2.CreateDownloadUrlRequest) -> int:
+    """Which content a URL is asked for; how long it is to be good for, in seconds."""
+    problems = Problems()
+    _sha256(problems, request.sha256)
+    ttl_s = _ttl_s(problems, request)
+    problems.check()
+    return ttl_s
+
+
+def upload_url(request: artifact_service_pb2.CreateUploadUrlRequest, max_bytes: int) -> int:
+    """Which content is to be sent to a URL; how long it is to be good for, in seconds."""
+    problems = Problems()
+    _sha256(problems, request.sha256)
+    _size(problems, request.size_bytes, max_bytes)
+    ttl_s = _ttl_s(problems, request)
+    problems.check()
+    return ttl_s
+
+
+def _ttl_s(
+    problems: Problems,
+    request: artifact_service_pb2.CreateDownloadUrlRequest | artifact_service_pb2.CreateUploadUrlRequest,
+) -> int:
+    if not request.HasField("ttl"):
+        return DEFAULT_TTL_S
+    if not 1 <= request.ttl.seconds <= MAX_TTL_S:
+        problems.add("ttl", f"{request.ttl.seconds} s is no time for a URL; give 1 s to {MAX_TTL_S} s")
+    return request.ttl.seconds
+
+
+def _size(problems: Problems, size: int, max_bytes: int) -> None:
+    if not 0 <= size <= max_bytes:
+        problems.add("size_bytes", f"{size} is no size that is taken; send content of 0 to {max_bytes} bytes")
 
 
 def _sha256(problems: Problems, sha256: str) -> None:

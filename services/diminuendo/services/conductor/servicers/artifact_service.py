@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from diminuendo.v1 import artifact_service_pb2, artifact_service_pb2_grpc
+from google.protobuf import timestamp_pb2
 from grpc.aio import ServicerContext
 
 from diminuendo.engine.store import ArtifactMissingError, SharedStore, StoreAwayError
@@ -19,14 +20,17 @@ from diminuendo.services.common.errors import (
     ArtifactNotFoundError,
     ChunkDamagedError,
     InvalidFieldError,
+    NoSignedUrlsError,
     StoreUnavailableError,
     Violation,
 )
 from diminuendo.services.conductor import validate_artifacts as validate
 from diminuendo.services.conductor.garbage import Collector
-from diminuendo.services.conductor.store.base import Store
+from diminuendo.services.conductor.jobs import timestamp
+from diminuendo.services.conductor.store.base import Clock, Store
 from diminuendo.services.conductor.uploads import Upload, Uploads
 
+T = TypeVar("T")
 CHUNK = 256 * 1024
 _log = logs.get(__name__)
 _Context = ServicerContext[Any, Any]
@@ -36,11 +40,18 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
     """Serves the content of a store, and takes more."""
 
     def __init__(
-        self, store: Store, artifacts: SharedStore, uploads: Uploads, collector: Collector, *, max_bytes: int
+        self,
+        store: Store,
+        artifacts: SharedStore,
+        uploads: Uploads,
+        collector: Collector,
+        clock: Clock,
+        *,
+        max_bytes: int,
     ) -> None:
         """Read from this artifact store, and let what is sent, of at most so many bytes, go to it."""
         self._store, self._artifacts, self._uploads, self._collector = store, artifacts, uploads, collector
-        self._max_bytes = max_bytes
+        self._clock, self._max_bytes = clock, max_bytes
 
     async def ReadArtifact(
         self, request: artifact_service_pb2.ReadArtifactRequest, context: _Context
@@ -97,6 +108,36 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
             raise InvalidFieldError([Violation("sha256", "is missing: no message came; send one with it at least")])
         return artifact_service_pb2.WriteArtifactResponse(offset=held)
 
+    async def CreateDownloadUrl(
+        self, request: artifact_service_pb2.CreateDownloadUrlRequest, context: _Context
+    ) -> artifact_service_pb2.CreateDownloadUrlResponse:
+        """Where the content may be read directly."""
+        ttl_s = validate.download_url(request)
+        expires = self._expiry(ttl_s)
+        await asyncio.to_thread(self._size, request.sha256, 0)
+        url = await asyncio.to_thread(_signed, lambda: self._artifacts.url(request.sha256, expires_s=ttl_s))
+        if url is None:
+            raise _no_urls("read it with ReadArtifact")
+        return artifact_service_pb2.CreateDownloadUrlResponse(url=url, expire_time=expires)
+
+    async def CreateUploadUrl(
+        self, request: artifact_service_pb2.CreateUploadUrlRequest, context: _Context
+    ) -> artifact_service_pb2.CreateUploadUrlResponse:
+        """Where the content may be put directly; the store checks it."""
+        ttl_s = validate.upload_url(request, self._max_bytes)
+        expires = self._expiry(ttl_s)
+        signed = await asyncio.to_thread(
+            _signed, lambda: self._artifacts.upload_url(request.sha256, request.size_bytes, expires_s=ttl_s)
+        )
+        if signed is None:
+            raise _no_urls("send it with WriteArtifact")
+        return artifact_service_pb2.CreateUploadUrlResponse(
+            url=signed.url, headers=dict(signed.headers), expire_time=expires
+        )
+
+    def _expiry(self, ttl_s: int) -> timestamp_pb2.Timestamp:
+        return timestamp(self._clock() + ttl_s * 1_000_000)
+
     async def CollectGarbage(
         self, request: artifact_service_pb2.CollectGarbageRequest, context: _Context
     ) -> artifact_service_pb2.CollectGarbageResponse:
@@ -147,6 +188,17 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
             raise _not_found(sha256, error) from None
         except StoreAwayError as error:
             raise StoreUnavailableError(str(error)) from None
+
+
+def _signed(sign: Callable[[], T]) -> T:
+    try:
+        return sign()
+    except StoreAwayError as error:
+        raise StoreUnavailableError(str(error)) from None
+
+
+def _no_urls(instead: str) -> NoSignedUrlsError:
+    return NoSignedUrlsError(f"the artifact store gives no URL for this content; {instead}")
 
 
 def _not_found(sha256: str, error: ArtifactMissingError) -> ArtifactNotFoundError:
