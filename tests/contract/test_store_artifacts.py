@@ -121,6 +121,23 @@ async def test_a_job_that_comes_meanwhile_saves_what_it_reports(store: Store, ne
     assert (await age(store, now), await sort(store, now, A, C)) == (0, "ww"), "the time before does not count"
 
 
+async def test_a_job_that_came_and_went_between_two_rounds_counts(
+    store: Store, new_job: NewJobs, now: list[int]
+) -> None:
+    await run(store, new_job("a"))
+    await store.report_evaluation(NAME, epoch=1, report=reported(0, "k", A))
+    await end(store, NAME, C)
+    await store.delete_job(NAME)
+    assert (await age(store, now), await sort(store, now, A, C, D)) == (0, "www")
+    now[0] += 6 * DAY
+    await run(store, new_job("a"))
+    await store.report_evaluation(NAME, epoch=1, report=reported(0, "k", A, outcome=b""))
+    await end(store, NAME, C)
+    await store.delete_job(NAME)
+    now[0] += 6 * DAY
+    assert (await age(store, now), await sort(store, now, A, C, D)) == (0, "wwd")
+
+
 async def test_what_is_read_or_asked_for_waits_for_a_full_time_again(
     store: Store, new_job: NewJobs, now: list[int]
 ) -> None:

@@ -138,7 +138,9 @@ async def test_content_that_is_sent_or_stored_again_is_not_removed(
     assert (await api.artifacts.QueryUpload(query, timeout=10)).complete, "and wanted from now on"
     clock.micros = time.time_ns() // 1000 - round(20 * DAY * 1e6)
     store.put(OTHER)  # now, behind the conductor's back
+    would = await collect(api, dry_run=True)
     answer = await collect(api)
+    assert answer == would
     assert (answer.removed_bytes, answer.waiting_bytes) == (len(WEIGHTS), len(STRAY + OTHER))
     assert store.missing([sha(STRAY), sha(OTHER), sha(WEIGHTS)]) == {sha(WEIGHTS)}
 

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import sys
+import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -253,3 +254,26 @@ async def test_all_who_wait_for_the_store_hear_how_it_went(tmp_path: Path) -> No
     with pytest.raises(ArtifactDamagedError):
         await again.store(again.of(SHA256, 5))
     assert again.of(SHA256, 5).held() == 0
+
+
+async def test_who_leaves_while_content_is_stored_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    started, may_end = threading.Event(), threading.Event()
+
+    class Slow(DirectoryStore):
+        def put_file(self, path: Path, sha256: str) -> None:
+            started.set()
+            assert may_end.wait(10)
+            super().put_file(path, sha256)
+
+    store = Slow(tmp_path / "artifacts")
+    uploads = Uploads(tmp_path / "uploads", store)
+    upload = uploads.of(hashlib.sha256(b"12345").hexdigest(), 5)
+    upload.append(0, b"12345")
+    leaves, stays = asyncio.create_task(uploads.store(upload)), asyncio.create_task(uploads.store(upload))
+    await asyncio.to_thread(started.wait, 10)
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    may_end.set()
+    await stays
+    assert leaves.cancelled()
+    assert store.get(upload.sha256) == b"12345"

@@ -24,6 +24,11 @@ from diminuendo.services.conductor.store.writer import Transaction
 PAGE = 1000
 _HELD_BY_KEY = select(evaluation_artifacts.c.sha256).where(evaluation_artifacts.c.key == bindparam("key"))
 _HELD_BY_JOB = select(job_artifacts.c.sha256).where(job_artifacts.c.job_id == bindparam("job"))
+_IS_USED = (
+    update(evaluations)
+    .where(evaluations.c.key == bindparam("reported"), evaluations.c.unused_since.is_not(None))
+    .values(unused_since=None)
+)
 _UNLIST = delete(garbage).where(garbage.c.sha256.in_(bindparam("sha256s", expanding=True)))
 _REPORTED = exists().where(reports.c.key == evaluation_artifacts.c.key)
 _USED = exists().where(reports.c.key == evaluations.c.key)
@@ -38,7 +43,8 @@ class _Found:
 
 
 def hold_by_evaluation(tx: Transaction, key: str, sha256s: Collection[str]) -> None:
-    """Note that an outcome of this key names content."""
+    """Note that a job has reported this key, and that its outcome names content."""
+    tx.connection.execute(_IS_USED, {"reported": key})
     if not sha256s:
         return
     known = set(tx.connection.execute(_HELD_BY_KEY, {"key": key}).scalars())
