@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from diminuendo.v1 import job_pb2
@@ -29,6 +30,7 @@ _OF_JOBS = (events, steps, session_states, reports, attempts, requests, job_arti
 # Statements are built once: building one costs more than running it.
 _BY_NAME = select(jobs).where(jobs.c.name == bindparam("name"))
 _BY_NAME_FOR_UPDATE = _BY_NAME.with_for_update()
+_BY_NAMES = select(jobs).where(jobs.c.name.in_(bindparam("names", expanding=True)))
 _INSERT_JOB = insert(jobs)
 _UPDATE_JOB = update(jobs).where(jobs.c.id == bindparam("job"))
 _INSERT_EVENT = insert(events)
@@ -109,8 +111,20 @@ def load(connection: Connection, name: str, *, for_update: bool = False) -> Job:
     """The job of a name; JobNotFoundError otherwise."""
     job = find(connection, name, for_update=for_update)
     if job is None:
-        raise JobNotFoundError(f"there is no job {name!r}; see the names with `diminuendo list`", job=name)
+        raise _not_found(name)
     return job
+
+
+def load_all(connection: Connection, names: Sequence[str]) -> dict[str, Job | Exception]:
+    """The job, or JobNotFoundError, of every name."""
+    found: dict[str, Job | Exception] = {name: _not_found(name) for name in names}
+    for row in connection.execute(_BY_NAMES, {"names": names}).mappings():
+        found[row["name"]] = to_job(row)
+    return found
+
+
+def _not_found(name: str) -> JobNotFoundError:
+    return JobNotFoundError(f"there is no job {name!r}; see the names with `diminuendo list`", job=name)
 
 
 def add(connection: Connection, job: Job) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import psycopg
 from diminuendo.v1 import job_pb2
@@ -38,11 +38,16 @@ from diminuendo.services.conductor.store.listing import listing_query
 from diminuendo.services.conductor.store.migrate import upgrade
 from diminuendo.services.conductor.store.replicas import Listener, announce
 from diminuendo.services.conductor.store.tables import evaluations, events, jobs
+from diminuendo.services.conductor.store.together import Together
 from diminuendo.services.conductor.store.writer import Announce, Operation, Transaction, Writer
 
 T = TypeVar("T")
 PROBE, PROBE_BYTES = "probe", 64 * 1024
 """Key of an evaluation, which is no sha256, and how much is written under it for a moment to see whether it can be."""
+JOBS_TOGETHER, PAGES_TOGETHER = 100, 20
+"""Jobs, and pages of events, that are read at a time."""
+_Page: TypeAlias = "tuple[str, int, int]"
+"""A job's name, the sequence number that its events are to be above, and how many."""
 _EVENTS = (
     select(events.c.body)
     .where(events.c.job_id == bindparam("job"), events.c.sequence > bindparam("after"))
@@ -74,6 +79,12 @@ class SqlStore:
             tell = partial(announce, sender=sender)
         self._writer = Writer(writer_engine, clock=clock, publish=self._publish, announce=tell)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self._jobs = Together[str, Job](
+            lambda names: self._read(lambda connection: rows.load_all(connection, names)), most=JOBS_TOGETHER
+        )
+        self._pages = Together[_Page, EventPage](
+            lambda asked: self._read(lambda connection: _event_pages(connection, asked)), most=PAGES_TOGETHER
+        )
 
     @classmethod
     def open(cls, url: str, *, clock: Clock = wall_clock) -> SqlStore:
@@ -133,7 +144,7 @@ class SqlStore:
 
     async def get_job(self, name: str) -> Job:
         """One job."""
-        return await self._read(lambda connection: rows.load(connection, name))
+        return await self._jobs.get(name)
 
     async def pause_job(self, name: str, request: RequestId | None = None) -> Job:
         """Ask that nobody works on the job for a while."""
@@ -167,14 +178,7 @@ class SqlStore:
 
     async def read_events(self, name: str, *, after: int = 0, limit: int = 500) -> EventPage:
         """Events with a sequence number above `after`, in order."""
-
-        def query(connection: Connection) -> EventPage:
-            job = rows.load(connection, name)
-            values = {"job": job.id, "after": after, "most": limit}
-            bodies = connection.execute(_EVENTS, values).scalars()
-            return EventPage(job, tuple(job_pb2.JobEvent.FromString(one) for one in bodies))
-
-        return await self._read(query)
+        return await self._pages.get((name, after, limit))
 
     async def lease_job(
         self,
@@ -291,6 +295,21 @@ class SqlStore:
             self._replicas = None
         self._readers.shutdown()
         _dispose(self._engines)
+
+
+def _event_pages(connection: Connection, asked: Sequence[_Page]) -> dict[_Page, EventPage | Exception]:
+    """The events of every page, or the error of its job."""
+    found = rows.load_all(connection, sorted({name for name, _, _ in asked}))
+    pages = dict[_Page, EventPage | Exception]()
+    for name, after, limit in asked:
+        job = found[name]
+        if isinstance(job, Exception):
+            pages[name, after, limit] = job
+            continue
+        values = {"job": job.id, "after": after, "most": limit}
+        bodies = connection.execute(_EVENTS, values).scalars()
+        pages[name, after, limit] = EventPage(job, tuple(job_pb2.JobEvent.FromString(one) for one in bodies))
+    return pages
 
 
 def _occupy(tx: Transaction) -> None:
