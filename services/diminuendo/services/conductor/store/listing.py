@@ -28,10 +28,15 @@ def listing_query(listing: Listing) -> Select[Any]:
     keys: list[ColumnElement[Any]] = [jobs.c.id]
     if listing.order.by in _BY:
         keys.insert(0, _BY[listing.order.by])
-    query = query.order_by(*(key.desc() if listing.order.descending else key for key in keys))
+    order = [key.desc() if listing.order.descending else key for key in keys]
+    query = query.order_by(*order)
     if listing.after is not None:
         query = query.where(_behind(listing, listing.after))
-    return query
+    if listing.order.by not in _BY:
+        return query
+    # All jobs are gone through for these: by their ids alone, for whole rows take several times as long to sort.
+    found = query.with_only_columns(jobs.c.id).correlate(None)
+    return select(jobs).where(jobs.c.id.in_(found)).order_by(*order)
 
 
 def _behind(listing: Listing, place: Place) -> ColumnElement[bool]:
