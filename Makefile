@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale constraints clean
+.PHONY: help setup demo test test-apart lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -63,7 +63,7 @@ $(PROTO_VENV)/.installed: protos/requirements.txt
 	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check -r protos/requirements.txt
 	@touch $@
 
-bench: bench-build bench-survey bench-calibrate bench-tuning bench-evaluators ## run every benchmark
+bench: bench-build bench-survey bench-calibrate bench-tuning bench-evaluators bench-service ## run every benchmark
 
 bench-build: $(STAMP) ## building a candidate from stored factors against decomposing afresh
 	$(BIN)/python -m tests.bench.build
@@ -92,6 +92,9 @@ bench-scale: $(STAMP) ## the scheduler with 1,000 evaluators and 500 jobs, in vi
 
 bench-evaluators: $(STAMP) ## two evaluators against one, and the coordinator's own overhead
 	$(BIN)/python -m tests.bench.evaluators
+
+bench-service: $(STAMP) ## the service under load: calls, watches, a full database, works a second; ONLY=PART for one
+	$(BIN)/python -m tests.bench.service $(if $(ONLY),--only $(ONLY))
 
 MODEL ?= resnet18
 MINUTES ?= 180

@@ -1,0 +1,164 @@
+"""The coordinator on a real Ray: works a second, and what it takes more than bare calls of Ray actors.
+
+The evaluators' worker sleeps for as long as the work's subject says. The bare calls are of actors that do the same with
+no coordinator: all of them are made at once, each actor's in its own queue, so that Ray alone is what they wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diminuendo.services.coordinator.environment import isolate
+
+isolate()  # before ray is imported
+
+import ray  # noqa: E402
+
+from diminuendo.engine.cost import Cost  # noqa: E402
+from diminuendo.engine.search.work import Evaluate, Evaluated, Work  # noqa: E402
+from diminuendo.engine.store import ArtifactStore  # noqa: E402
+from diminuendo.services.coordinator.cluster import Cluster, connected  # noqa: E402
+from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
+
+EVALUATORS = 2
+WORKER = "tests.bench.service_works:Sleeper"
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Works against bare calls that take as long.
+
+    Attributes:
+        work_s: What the evaluator does for each.
+        works: In each round.
+        ours_s: Median of a round through the coordinator.
+        bare_s: Median of a round of bare calls.
+        overhead: Median over the rounds of ours against bare in the same round, 0.1 is 10 %.
+    """
+
+    work_s: float
+    works: int
+    ours_s: float
+    bare_s: float
+    overhead: float
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What the coordinator can do.
+
+    Attributes:
+        no_ops_per_s: Works that do nothing, a second.
+        no_op_calls_per_s: Bare calls that do nothing, a second.
+    """
+
+    no_ops_per_s: float
+    no_op_calls_per_s: float
+    compared: tuple[Compared, ...]
+
+
+class Sleeper:
+    """The evaluators' worker."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+
+    def run(self, work: Work) -> Evaluated:
+        """Sleep for the seconds that the subject tells."""
+        if work.subject != "0":
+            time.sleep(float(work.subject))
+        return Evaluated(97.5, 0.0, "w", Cost(1, 1), 1, 0.0)
+
+
+class Bare:
+    """An actor with no coordinator."""
+
+    def run(self, seconds: float) -> float:
+        """Sleep."""
+        if seconds:
+            time.sleep(seconds)
+        return seconds
+
+
+def _work(index: int, seconds: float) -> Work:
+    return Work(index, Evaluate("zoo:digits", "task", (), (), None, 0, 1.0, index, 0, 1), f"{seconds:g}")
+
+
+def _ours(executor: RayExecutor, works: int, seconds: float) -> float:
+    """Seconds for so many works, as many at a time as the executor asks for."""
+    start, asked, done = time.perf_counter(), 0, 0
+    while done < works:
+        while asked < works and asked - done < executor.slots:
+            executor.submit(_work(asked, seconds))
+            asked += 1
+        arrived = executor.wait(_PATIENCE_S)
+        if not arrived or not all(isinstance(one.answer, Evaluated) for one in arrived):
+            raise RuntimeError(f"works did not come back as they should: {arrived}")
+        done += len(arrived)
+    return time.perf_counter() - start
+
+
+def _bare(actors: list[Any], calls: int, seconds: float) -> float:
+    """Seconds for so many calls, made at once."""
+    start = time.perf_counter()
+    ray.get([actors[number % len(actors)].run.remote(seconds) for number in range(calls)], timeout=_PATIENCE_S)
+    return time.perf_counter() - start
+
+
+def _compare(executor: RayExecutor, actors: list[Any], works: int, seconds: float, rounds: int) -> Compared:
+    """Both in turn."""
+    pairs = [(_ours(executor, works, seconds), _bare(actors, works, seconds)) for _ in range(rounds)]
+    ours, bare = zip(*pairs, strict=True)
+    overhead = statistics.median(own / other - 1 for own, other in pairs)
+    return Compared(seconds, works, statistics.median(ours), statistics.median(bare), overhead)
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Inside, processes that are started find this module."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def worked(*, no_ops: int = 1000, short: int = 400, long: int = 6, rounds: int = 5) -> Worked:
+    """Works that do nothing, works of 10 ms, works of 1 s.
+
+    Args:
+        no_ops: In each round, as the others.
+        short: Of 10 ms.
+        long: Of 1 s.
+        rounds: Of each comparison; ours and bare take turns.
+    """
+    # Room for the evaluators and for the bare actors: both wait, they do not compute.
+    with (
+        _importable(),
+        tempfile.TemporaryDirectory(prefix="diminuendo-bench-") as folder,
+        connected(address=None, evaluators=2 * EVALUATORS) as cluster,
+        RayExecutor(Cluster(EVALUATORS, cluster.share), folder, worker=WORKER) as executor,
+    ):
+        remote: Any = ray.remote(Bare)
+        actors = [remote.options(num_cpus=1).remote() for _ in range(EVALUATORS)]
+        _ours(executor, 20 * EVALUATORS, 0.0)
+        _bare(actors, 20 * EVALUATORS, 0.0)
+        none = _compare(executor, actors, no_ops, 0.0, rounds)
+        compared = (
+            _compare(executor, actors, short, 0.01, rounds),
+            _compare(executor, actors, long, 1.0, max(3, rounds // 2)),
+        )
+    return Worked(no_ops / none.ours_s, no_ops / none.bare_s, compared)
