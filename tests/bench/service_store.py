@@ -6,6 +6,7 @@ The rows are written in bulk into the tables that our migrations make; what they
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from diminuendo.v1 import job_pb2
 from sqlalchemy import Connection, create_engine, insert
 from tests.engine.search.world import World
 
-from diminuendo.engine.plan import Choice, Plan
+from diminuendo.engine.plan import Plan
 from diminuendo.engine.search import state as search
 from diminuendo.engine.search.session import Request, Session
 from diminuendo.engine.search.work import Evaluated, answer_to_bytes
@@ -64,6 +65,8 @@ def fill(folder: Path, *, count: int, known: int, trials: int, seed: int) -> Non
         _add_search(connection, trials, chance)
         connection.commit()
     engine.dispose()
+    with (folder / "diminuendo.db").open("rb+") as file:
+        os.fsync(file)  # or the conductor's first write waits for all of ours
 
 
 def key_of(number: int) -> str:
@@ -162,10 +165,9 @@ def far_search(trials: int, chance: random.Random) -> search.State:
         session.tell(world.run(session.ask()[0]))
     state = search.load(session.dump())
     first = state.pending[0].work.index
-    layers = [name for name, _ in state.trials[0].choices]
+    forms = {survey.layer: [option.choice for option in survey.options] for survey in state.surveys}
     for number in range(trials):
-        ranks = [chance.randrange(2, 14) for _ in layers]
-        plan = Plan(tuple((name, Choice("svd", (rank,))) for name, rank in zip(layers, ranks, strict=True)))
+        plan = Plan(tuple((name, chance.choice(forms[name])) for name, _ in state.trials[0].choices))
         drop = world.drop(plan) + chance.random()
         state.trials.append(
             search.Trial(

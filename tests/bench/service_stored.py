@@ -20,6 +20,7 @@ from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc  # noqa
 from tests.bench.service_calls import percentile  # noqa: E402
 from tests.bench.service_conductor import Started, conductor  # noqa: E402
 from tests.bench.service_store import SEARCHED, fill, key_of  # noqa: E402
+from tests.engine.search.world import World  # noqa: E402
 
 from diminuendo.engine.search.drive import Done  # noqa: E402
 from diminuendo.engine.search.work import Work  # noqa: E402
@@ -73,6 +74,7 @@ class Stored:
         page_p99_ms: Over the pages of all listings.
         start_s: From the conductor's start until it said that it serves; the slowest.
         resume_s: From the request for the lease until the first work was submitted; the slowest.
+        proposal_s: Until one outcome was told and the next proposal submitted; the slowest.
         recall_s: Of as many outcomes by their keys, as a search that starts again asks for.
     """
 
@@ -82,24 +84,37 @@ class Stored:
     page_p99_ms: float
     start_s: float
     resume_s: float
+    proposal_s: float
     recall_s: float
 
 
 class _Executor:
-    """Stands for evaluators: takes note of the first work, and has the process stop then."""
+    """Stands for evaluators: answers the first work that it gets, and has the process stop at the next proposal.
 
-    slots = 4
+    Attributes:
+        submitted: When each work came (time.perf_counter).
+    """
+
+    slots = 64
     statuses: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, stop: threading.Event) -> None:
-        self._stop, self.changed, self.first = stop, threading.Event(), 0.0
+        self._stop, self.changed = stop, threading.Event()
+        self._works: list[Work] = []
+        self._answered = False
+        self.submitted: list[float] = []
 
     def submit(self, work: Work) -> None:
-        self.first = self.first or time.perf_counter()
-        self._stop.set()
+        self._works.append(work)
+        self.submitted.append(time.perf_counter())
+        if self._answered:
+            self._stop.set()
 
     def wait(self, timeout_s: float) -> list[Done]:
-        return []
+        if self._answered:
+            return []
+        self._answered = True
+        return [Done(self._works[0], World().run(self._works[0]), "evaluator-0", 1.0)]
 
     def cancel(self) -> None:
         """Nothing runs."""
@@ -111,8 +126,12 @@ class _Executor:
         return Stats((), 0.0, 0, 0)
 
 
-def _resume(server: Started, folder: Path) -> float:
-    """Lease the long search's job and go on with it until a work is submitted; then it is given back."""
+def _resume(server: Started, folder: Path) -> tuple[float, float]:
+    """Lease the long search's job, go on with it until it proposes something new, and give it back.
+
+    Returns:
+        Seconds from the request for the lease until the first work was submitted, and until the new one was.
+    """
     stop = threading.Event()
     executor, connection = _Executor(stop), Conductor(server.target, stop)
     runner = JobRunner(connection, cast(RayExecutor, executor), DirectoryStore(folder), stop)
@@ -124,9 +143,9 @@ def _resume(server: Started, folder: Path) -> float:
         runner.run(lease, asked_at=asked_at)
     finally:
         connection.close()
-    if not executor.first:
-        raise RuntimeError("the search asked for nothing")
-    return executor.first - start
+    if not stop.is_set():
+        raise RuntimeError("the search proposed nothing")
+    return executor.submitted[0] - start, executor.submitted[-1] - start
 
 
 def _recall(server: Started, count: int, at_a_time: int = 1000) -> float:
@@ -187,6 +206,7 @@ def stored(
         pages=tuple(Pages(name, len(ms), statistics.median(ms), percentile(ms, 0.99)) for name, ms in walked.items()),
         page_p99_ms=percentile([ms for several in walked.values() for ms in several], 0.99),
         start_s=max(started),
-        resume_s=max(resumed),
+        resume_s=max(first for first, _ in resumed),
+        proposal_s=max(proposed for _, proposed in resumed),
         recall_s=recalled,
     )
