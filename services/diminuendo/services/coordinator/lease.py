@@ -42,7 +42,7 @@ class HeldLease:
         """Take note of a lease that was given.
 
         Args:
-            asked_at: When (time.monotonic) it was asked for.
+            asked_at: When (time.monotonic) it was asked for; after a wait for a job, when it came.
         """
         self.job_name, self.epoch = job_name, epoch
         self.cancel_requested, self.pause_requested = threading.Event(), threading.Event()

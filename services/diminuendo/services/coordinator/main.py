@@ -72,7 +72,6 @@ def _lease(name: str, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop
     request_id, delay = _new_id(), _FIRST_DELAY_S
     while crew.wait_for_room() and runner.executor.wait_until_usable(stop):
         runner.executor.revive()
-        asked_at = time.monotonic()
         request = v1.LeaseJobRequest(
             coordinator=name,
             request_id=request_id,
@@ -92,7 +91,9 @@ def _lease(name: str, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop
             continue
         request_id, delay = _new_id(), _FIRST_DELAY_S
         if response.HasField("lease"):
-            crew.start(response.lease.job.name, partial(runner.run, response.lease, asked_at=asked_at))
+            # Not from when it was asked for: the wait for a job, which may be longer than a lease, is no part of it.
+            # Should the lease be over by now, the conductor says so at the first write.
+            crew.start(response.lease.job.name, partial(runner.run, response.lease, asked_at=time.monotonic()))
 
 
 def _ask(conductor: Conductor, request: v1.LeaseJobRequest, stop: Stop) -> v1.LeaseJobResponse:
