@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service constraints clean
+.PHONY: help setup demo test test-apart test-faults lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,6 +31,9 @@ test: $(STAMP) ## run every test
 
 test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster
 	$(BIN)/python -m pytest tests -m apart
+
+test-faults: $(STAMP) ## kill every process at every point of a job, on both databases: the whole crash matrix
+	$(BIN)/python -m pytest tests/faults -m "faults or not faults" --durations=10
 
 lint: $(STAMP) $(PROTO_VENV)/.installed ## ruff, mypy, import-linter, buf, generated code up to date
 	$(BIN)/ruff check .
