@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from diminuendo.services.coordinator.environment import isolate
 
@@ -25,9 +25,12 @@ from tests.engine.search.world import World  # noqa: E402
 from diminuendo.engine.search.drive import Done  # noqa: E402
 from diminuendo.engine.search.work import Work  # noqa: E402
 from diminuendo.engine.store import DirectoryStore  # noqa: E402
+from diminuendo.services.coordinator.dispatcher import Accounts  # noqa: E402
 from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
+from diminuendo.services.coordinator.failures import AttemptLost  # noqa: E402
 from diminuendo.services.coordinator.job import JobRunner  # noqa: E402
 from diminuendo.services.coordinator.ledger import Stats  # noqa: E402
+from diminuendo.services.coordinator.line import Claim  # noqa: E402
 from diminuendo.services.coordinator.rpc import Conductor  # noqa: E402
 
 LISTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -121,6 +124,25 @@ class _Executor:
 
     def take_warnings(self) -> list[tuple[str, str]]:
         return []
+
+    def take_losses(self) -> list[AttemptLost]:
+        return []
+
+    def claim(self, claim: Claim) -> None:
+        """It is alone."""
+
+    def accounts(self) -> Accounts:
+        return Accounts()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def job(self, claim: Claim) -> Self:
+        """It is alone: what evaluators are asked for and what a job is."""
+        return self
 
     def stats(self) -> Stats:
         return Stats((), 0.0, 0, 0)

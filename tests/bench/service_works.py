@@ -26,7 +26,8 @@ from diminuendo.engine.cost import Cost  # noqa: E402
 from diminuendo.engine.search.work import Evaluate, Evaluated, Work  # noqa: E402
 from diminuendo.engine.store import ArtifactStore  # noqa: E402
 from diminuendo.services.coordinator.cluster import Cluster, connected  # noqa: E402
-from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
+from diminuendo.services.coordinator.executor import JobExecutor, RayExecutor  # noqa: E402
+from diminuendo.services.coordinator.line import Claim  # noqa: E402
 
 EVALUATORS = 2
 WORKER = "tests.bench.service_works:Sleeper"
@@ -93,7 +94,7 @@ def _work(index: int, seconds: float) -> Work:
     return Work(index, Evaluate("zoo:digits", "task", (), (), None, 0, 1.0, index, 0, 1), f"{seconds:g}")
 
 
-def _ours(executor: RayExecutor, works: int, seconds: float) -> float:
+def _ours(executor: JobExecutor, works: int, seconds: float) -> float:
     """Seconds for so many works, as many at a time as the executor asks for."""
     start, asked, done = time.perf_counter(), 0, 0
     while done < works:
@@ -114,7 +115,7 @@ def _bare(actors: list[Any], calls: int, seconds: float) -> float:
     return time.perf_counter() - start
 
 
-def _compare(executor: RayExecutor, actors: list[Any], works: int, seconds: float, rounds: int) -> Compared:
+def _compare(executor: JobExecutor, actors: list[Any], works: int, seconds: float, rounds: int) -> Compared:
     """Both in turn."""
     pairs = [(_ours(executor, works, seconds), _bare(actors, works, seconds)) for _ in range(rounds)]
     ours, bare = zip(*pairs, strict=True)
@@ -150,7 +151,8 @@ def worked(*, no_ops: int = 1000, short: int = 400, long: int = 6, rounds: int =
         _importable(),
         tempfile.TemporaryDirectory(prefix="diminuendo-bench-") as folder,
         connected(address=None, evaluators=2 * EVALUATORS) as cluster,
-        RayExecutor(Cluster(EVALUATORS, cluster.share), folder, worker=WORKER) as executor,
+        RayExecutor(Cluster(EVALUATORS, cluster.share), folder, worker=WORKER) as evaluators,
+        evaluators.job(Claim("bench")) as executor,
     ):
         remote: Any = ray.remote(Bare)
         actors = [remote.options(num_cpus=1).remote() for _ in range(EVALUATORS)]
