@@ -21,7 +21,8 @@ from diminuendo.services.conductor.store.tables import (
 )
 from diminuendo.services.conductor.store.writer import Transaction
 
-PAGE = 1000
+PAGE = 250
+"""Keys that one transaction changes: others wait for it."""
 _HELD_BY_KEY = select(evaluation_artifacts.c.sha256).where(evaluation_artifacts.c.key == bindparam("key"))
 _HELD_BY_JOB = select(job_artifacts.c.sha256).where(job_artifacts.c.job_id == bindparam("job"))
 _IS_USED = (
