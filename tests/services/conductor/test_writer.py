@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, text
+from tests.postgres import Postgres
 
 from diminuendo.services.common.errors import JobNotFoundError, StoreUnavailableError
 from diminuendo.services.conductor.records import Changes
@@ -138,3 +139,16 @@ async def test_a_broken_database_is_unavailable(tmp_path: Path) -> None:
     engine.dispose()
     reader.dispose()
     await store.close()
+
+
+def test_a_connection_that_is_lost_within_an_operation_is_told_as_such(postgres: Postgres) -> None:
+    with postgres.database() as url:
+        engine, reader = connect.connect(url)
+        writer = Writer(engine, clock=lambda: 1, publish=lambda changes: None)
+        lost = writer.submit(lambda tx: tx.connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())")))
+        with pytest.raises(StoreUnavailableError, match="terminating connection"):
+            lost.result(10)
+        assert writer.submit(lambda tx: keep(tx, "a")).result(10) == "a"
+        writer.close()
+        engine.dispose()
+        reader.dispose()

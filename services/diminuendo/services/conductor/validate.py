@@ -26,6 +26,7 @@ LAST_SECOND = 253_402_300_799
 
 MAX_JOB_WAIT_S, DEFAULT_JOB_WAIT_S = 60, 30
 _ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+"""32 characters, so that each stands for as many of a byte's values as any other."""
 _COMPONENT_RULE = "1 to 63 characters of a-z, 0-9 and -"
 
 
@@ -211,7 +212,7 @@ def _project_of(name: str) -> str:
 
 def _new_name(project: str, job_id: str) -> str:
     """Of a new job; its id is chosen where the client left that to the server."""
-    job_id = job_id or "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
+    job_id = job_id or "".join(_ID_ALPHABET[byte % len(_ID_ALPHABET)] for byte in secrets.token_bytes(10))
     return f"projects/{project}/jobs/{job_id}"
 
 
