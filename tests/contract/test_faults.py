@@ -24,6 +24,7 @@ from diminuendo.v1 import (
 )
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from google.protobuf import field_mask_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from tests.contract.faults import faulty
 from tests.engine.search.world import World
 
@@ -113,7 +114,9 @@ def live(target: str) -> list[job_pb2.JobEvent]:
         sent(artifact_service_pb2_grpc.ArtifactServiceStub(channel))
         asking = v1.LeaseJobRequest(coordinator="c", request_id="lease")
         given = conductor.call(conductor.stub.LeaseJob, asking, until=time.monotonic() + 20).lease
-        lease = HeldLease(given.job.name, given.epoch, given.expire_time, asked_at=time.monotonic())
+        until = Timestamp()  # by the real clock: the store's stands still, long ago, which would leave it a second
+        until.FromMicroseconds(round((time.time() + 60) * 1e6))
+        lease = HeldLease(given.job.name, given.epoch, until, asked_at=time.monotonic())
         request = translate.to_request(given.job.spec)
         lost: list[AttemptLost] = []
 
