@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## compress a digits network through the whole system and show the result
 	$(BIN)/python -m diminuendo.client.demo
 
-test: $(STAMP) ## run every test
+test: $(STAMP) ## run every test; of the crash matrix, a sample
 	$(BIN)/python -m pytest tests
 
 test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster

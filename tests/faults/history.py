@@ -45,10 +45,12 @@ class Killed:
 
     Attributes:
         loses: The most evaluations that may be lost with it, and have to be computed again.
+        lasting: Others die of it by and by, so that works may be lost that were started later.
     """
 
     who: str
     loses: int
+    lasting: bool = False
 
 
 Seen = Started | Wrote | Killed
@@ -188,6 +190,8 @@ def _paid(history: History) -> Iterator[str]:
                 known.add(event.key)
         elif event.key in known:
             yield f"paid twice: {event.key[:8]} was computed again after it had been reported"
+        elif event.key in started and event.key not in lost and kills and kills[-1].lasting:
+            again[len(kills) - 1] += 1
         elif event.key in started and event.key not in lost:
             yield f"paid twice: {event.key[:8]} was computed again although nobody was killed meanwhile"
         else:

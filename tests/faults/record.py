@@ -37,9 +37,9 @@ class Record:
         key = request.evaluation.key if call.method == "ReportEvaluation" else ""
         self._add(request.job_name, Wrote(call.method, request.epoch, accepted, call.newest, key))
 
-    def killed(self, who: str, loses: int) -> None:
+    def killed(self, who: str, loses: int, *, lasting: bool = False) -> None:
         """Take note of a kill."""
-        self._add("", Killed(who, loses))
+        self._add("", Killed(who, loses, lasting))
 
     def _add(self, job: str, seen: Seen) -> None:
         with self._lock:

@@ -195,6 +195,10 @@ def test_what_is_left_of_a_job_that_went_wrong(history: object, found: str) -> N
             [Started("a"), Started("b"), Killed("x", 1), Started("b"), Started("a")],
             "paid twice: 2 evaluations were computed again after x was killed, 1 at most lost",
         ),
+        (
+            [Killed("x", 1, lasting=True), Started("a"), Started("a"), Started("a")],
+            "paid twice: 2 evaluations were computed again after x was killed, 1 at most lost",
+        ),
         ([Started("a"), Killed("PostgreSQL", 0), Started("a")], "paid twice: 1 evaluations were computed again"),
     ],
 )
@@ -208,6 +212,7 @@ def test_what_was_seen_of_a_job_that_went_wrong(seen: list[Seen], found: str) ->
     [
         [Started("a"), report("a", accepted=False), Killed("x", 1), Started("a"), report("a")],
         [Started("a"), Killed("x", 1), Started("a"), Killed("y", 1), Started("a")],
+        [Killed("x", 1, lasting=True), Started("a"), Started("a"), report("a")],
         [Wrote("Heartbeat", 1, False, 2)],
     ],
 )
