@@ -1,6 +1,6 @@
 """Benchmark: one coordinator's scheduler on a large cluster, in virtual time.
 
-    python -m tests.bench.scale [--evaluators N] [--jobs N] [--seed N]
+    python -m tests.bench.scale [--only plenty|scarce] [--evaluators N] [--scarce N] [--jobs N] [--seed N]
 
 The sessions, the dispatcher and its line are the real ones; evaluators are made up: each evaluation takes a time of a
 heavy-tailed (lognormal) distribution, and one in a hundred is lost with its evaluator, which takes a while to start
@@ -30,14 +30,18 @@ from typing import Any
 from tests.bench.results import command_line, record
 from tests.engine.search.world import World
 
-from diminuendo.engine.search.drive import Done
-from diminuendo.engine.search.session import Request, Session
-from diminuendo.engine.search.settings import EffortName
-from diminuendo.engine.search.work import Evaluate, Work, answer_to_bytes
-from diminuendo.services.common import logs
-from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits, Post
-from diminuendo.services.coordinator.line import Claim
-from diminuendo.services.evaluator.actor import Hello, Report
+from diminuendo.services.coordinator.environment import isolate
+
+isolate()  # before anything here imports ray
+
+from diminuendo.engine.search.drive import Done  # noqa: E402
+from diminuendo.engine.search.session import Request, Session  # noqa: E402
+from diminuendo.engine.search.settings import EffortName  # noqa: E402
+from diminuendo.engine.search.work import Evaluate, Work, answer_to_bytes  # noqa: E402
+from diminuendo.services.common import logs  # noqa: E402
+from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits, Post  # noqa: E402
+from diminuendo.services.coordinator.line import Claim  # noqa: E402
+from diminuendo.services.evaluator.actor import Hello, Report  # noqa: E402
 
 WEIGHTS = {"a": 1.0, "b": 1.5, "c": 2.0, "d": 2.5, "e": 3.0}
 MEAN_S, SPREAD = 60.0, 1.0
@@ -48,9 +52,8 @@ OTHER_S = 2.0
 
 LOST = 0.01
 START_S = 10.0
-EFFORT: EffortName = "deep"
 EVALUATIONS = 40
-"""Of a job; the effort is that whose rounds are widest."""
+"""The most of a job."""
 
 LATE_SHARE = 0.02
 """Jobs that come when the others are in the middle of it."""
@@ -147,9 +150,9 @@ class Figures:
 class Simulation:
     """A coordinator with its jobs and evaluators."""
 
-    def __init__(self, evaluators: int, jobs: int, seed: int) -> None:
+    def __init__(self, evaluators: int, jobs: int, seed: int, effort: EffortName) -> None:
         self.events, self.rng, self.world = Events(), random.Random(seed), World()
-        self.evaluators = evaluators
+        self.evaluators, self.effort = evaluators, effort
         self.figures = Figures()
         names = [f"evaluator-{i}" for i in range(evaluators)]
         limits = Limits(work_s=1e9, start_s=1e9)
@@ -179,7 +182,7 @@ class Simulation:
     def _come(self, number: int, seed: int) -> Job:
         project = list(WEIGHTS)[number % len(WEIGHTS)]
         request = Request(
-            "zoo:made-up", 1.0, seed=1000 * seed + number, effort=EFFORT, budget=(("evaluations", EVALUATIONS),)
+            "zoo:made-up", 1.0, seed=1000 * seed + number, effort=self.effort, budget=(("evaluations", EVALUATIONS),)
         )
         job = Job(Claim(f"job{number}", project, WEIGHTS[project]), Session(request), self.events.now)
         self.jobs[job.claim.job] = job
@@ -258,9 +261,9 @@ class Simulation:
                 mine.begun = self.events.now
 
 
-def simulate(evaluators: int, jobs: int, seed: int) -> dict[str, Any]:
-    """The figures of one run."""
-    simulation = Simulation(evaluators, jobs, seed)
+def simulate(evaluators: int, jobs: int, seed: int, effort: EffortName) -> dict[str, Any]:
+    """The figures of one run; the deeper the effort, the wider the jobs' rounds."""
+    simulation = Simulation(evaluators, jobs, seed, effort)
     start = time.perf_counter()
     figures = simulation.run()
     stats = simulation.dispatcher.ledger
@@ -299,20 +302,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluators", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=500)
-    parser.add_argument("--scarce", type=int, default=250, help="evaluators of a second run, which all jobs want")
+    parser.add_argument("--scarce", type=int, default=250, help="evaluators of the run in which all jobs want more")
+    parser.add_argument("--only", choices=("plenty", "scarce"), help="one of the two runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder of the record; default: the results")
     arguments = parser.parse_args()
     logs.configure(service="bench", level="error", style="json")
-    figures = {}
-    for name, evaluators in (("plenty", arguments.evaluators), ("scarce", arguments.scarce)):
-        figures[name] = simulate(evaluators, arguments.jobs, arguments.seed)
-        print(f"{name}:")
-        for figure, value in figures[name].items():
-            print(f"  {figure}: {value}", flush=True)
     folder = {"folder": arguments.out} if arguments.out else {}
-    path = record("scale", figures, command=command_line("tests.bench.scale"), seed=arguments.seed, **folder)
-    print(f"record: {path}")
+    runs: tuple[tuple[str, int, EffortName], ...] = (
+        ("plenty", arguments.evaluators, "deep"),
+        ("scarce", arguments.scarce, "quick"),
+    )
+    for name, evaluators, effort in runs:
+        if arguments.only in (None, name):
+            figures = simulate(evaluators, arguments.jobs, arguments.seed, effort)
+            print(f"{name}:")
+            for figure, value in figures.items():
+                print(f"  {figure}: {value}")
+            command = command_line("tests.bench.scale")
+            path = record(f"scale-{name}", figures, command=command, seed=arguments.seed, **folder)
+            print(f"record: {path}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from diminuendo.services.common import logs
 
 def test_evaluators_are_busy_and_shares_are_fair(monkeypatch: pytest.MonkeyPatch) -> None:
     logs.configure(service="bench", level="error", style="json")
-    monkeypatch.setattr(scale, "EFFORT", "quick")
     monkeypatch.setattr(scale, "EVALUATIONS", 10)
-    found = scale.simulate(4, 15, seed=1)
+    found = scale.simulate(4, 15, seed=1, effort="quick")
     assert found["busy_while_queued"] > 0.95
     assert found["worst_share_off"] < 0.35, "in so short a time; without weights it would be 1"
     assert found["late_jobs_begin_s"]["worst"] < 3 * scale.MEAN_S
