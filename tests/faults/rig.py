@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import grpc
 import psutil
-from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from diminuendo.v1 import coordinator_service_pb2_grpc, job_pb2, job_service_pb2, job_service_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from tests.faults.gate import Gate
 from tests.faults.history import FINAL, History
-from tests.faults.moments import Hold, Moments
+from tests.faults.moments import Hold, Moment, Moments
 from tests.faults.processes import Conductor, Coordinator
 from tests.faults.proxy import Proxy
 from tests.faults.record import Record, history
@@ -27,6 +27,7 @@ from tests.faults.workers import WORLD
 from tests.postgres import Postgres
 
 from diminuendo.engine.store import DirectoryStore
+from diminuendo.services.coordinator.rpc import reason_of
 
 Database = Literal["sqlite", "postgres"]
 Victim = Literal["conductor", "coordinator", "evaluator", "ray_head", "postgres"]
@@ -130,6 +131,16 @@ class Rig:
                 self.coordinators[coordinator].kill()
                 self.record.killed(coordinator, LOSES["ray_head"])
                 self.coordinate(coordinator)
+
+    def refusal_of(self, late: Moment) -> str:
+        """Send a call that was held to the conductor now; the reason of its refusal, empty when it is accepted."""
+        assert self._channel is not None
+        stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel)
+        try:
+            getattr(stub, late.name)(late.message, timeout=10)
+        except grpc.RpcError as error:
+            return reason_of(error)
+        return ""
 
     def history(self, name: str) -> History:
         """All that is known of the job."""
