@@ -1,13 +1,17 @@
-"""Flags over environment over defaults; unknown keys refused."""
+"""Flags over environment over a file over defaults; unknown keys refused."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from diminuendo.services.common.errors import StartError
-from diminuendo.services.common.settings import ServiceSettings
+from diminuendo.services.common.settings import CONFIG, ServiceSettings
+from diminuendo.services.conductor.settings import ConductorSettings
+from diminuendo.services.coordinator.settings import CoordinatorSettings
 
 
 class Example(ServiceSettings):
@@ -21,7 +25,7 @@ class Example(ServiceSettings):
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in ("DIMINUENDO_LOG_LEVEL", "DIMINUENDO_LOG_STYLE"):
+    for key in ("DIMINUENDO_LOG_LEVEL", "DIMINUENDO_LOG_STYLE", CONFIG):
         monkeypatch.delenv(key, raising=False)
 
 
@@ -72,3 +76,49 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch, key: st
 def test_variables_of_other_services_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIMINUENDO_OTHER_PORT", "1")
     assert Example.load().port == 50300
+
+
+FILE = """
+log_level = "warning"
+
+[conductor]
+port = 1
+lease_s = 7.5
+data_dir = "filed"
+weights = "vision=2"
+
+[coordinator]
+evaluators = 3
+"""
+
+
+def test_a_file_goes_over_defaults_and_everything_else_over_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "diminuendo.toml"
+    file.write_text(FILE)
+    monkeypatch.setenv("DIMINUENDO_CONDUCTOR_LEASE_S", "9")
+    settings = ConductorSettings.load(file, data_dir=Path("flagged"))
+    assert (settings.port, settings.lease_s, settings.data_dir) == (1, 9.0, Path("flagged"))
+    assert (settings.weights, settings.log_level, settings.http_port) == ({"vision": 2.0}, "warning", 50301)
+    monkeypatch.setenv("DIMINUENDO_LOG_LEVEL", "error")
+    monkeypatch.setenv(CONFIG, str(file))
+    assert (CoordinatorSettings.load().evaluators, CoordinatorSettings.load().log_level) == (3, "error")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[conductor]\nprot = 1", r"--config '.*': \[conductor\] 'prot' is no setting; did you mean port\?"),
+        ("[conductor]\nlog_level = 'info'", r"\[conductor\] 'log_level' is no setting"),
+        ("[conducter]\nport = 1", r"'conducter' is no setting; known: log_level, log_style, \[conductor\], "),
+        ("port = 1", r"'port' is no setting; known: log_level"),
+        ("[conductor]\nport = 70000", r"port=70000 cannot be used: .*65535"),
+        ("[conductor", r"--config '.*' is no TOML \(.*\); mend it, or name another file"),
+        (None, r"--config '.*' cannot be read \(No such file or directory\); name another file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_the_remedy(tmp_path: Path, content: str | None, says: str) -> None:
+    file = tmp_path / "diminuendo.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(StartError, match=says):
+        ConductorSettings.load(file)

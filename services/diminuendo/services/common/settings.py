@@ -1,10 +1,13 @@
-"""How every service is configured: flags over environment over defaults; unknown keys are refused."""
+"""How every service is configured: flags over environment over a file over defaults; unknown keys are refused."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError
@@ -12,6 +15,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from diminuendo.services.common.errors import StartError
 
+CONFIG = "DIMINUENDO_CONFIG"
+"""Environment variable that names the file."""
+
+SERVICES = ("conductor", "coordinator", "serve")
+COMMON = ("log_level", "log_style")
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogStyle = Literal["auto", "json", "console"]
 
@@ -20,8 +28,10 @@ class ServiceSettings(BaseSettings):
     """Base of a service's settings.
 
     A subclass sets its own prefix, e.g. ``SettingsConfigDict(env_prefix="DIMINUENDO_CONDUCTOR_")``; its field
-    ``port`` then comes from the flag, else from ``DIMINUENDO_CONDUCTOR_PORT``, else from its default. The log
-    settings are one for all services: ``DIMINUENDO_LOG_LEVEL``, ``DIMINUENDO_LOG_STYLE``.
+    ``port`` then comes from the flag, else from ``DIMINUENDO_CONDUCTOR_PORT``, else from ``port`` in the table
+    ``[conductor]`` of the TOML file that ``--config`` or ``DIMINUENDO_CONFIG`` names, else from its default. The log
+    settings are one for all services: ``DIMINUENDO_LOG_LEVEL``, ``DIMINUENDO_LOG_STYLE``, and ``log_level`` and
+    ``log_style`` before the file's tables.
 
     Attributes:
         log_level: The least severe log line that is written.
@@ -34,15 +44,25 @@ class ServiceSettings(BaseSettings):
     log_style: LogStyle = Field("auto", validation_alias="DIMINUENDO_LOG_STYLE")
 
     @classmethod
-    def load(cls, **flags: object) -> Self:
-        """Settings from flags (None: not given), the environment and the defaults.
+    def load(cls, config: Path | None = None, **flags: object) -> Self:
+        """Settings from flags (None: not given), the environment, a file and the defaults.
+
+        Args:
+            config: The file; None: the one that DIMINUENDO_CONFIG names, if any.
+            flags: By field.
 
         Raises:
-            StartError: A key is unknown or a value is not acceptable; one line with key, value and remedy.
+            StartError: A key is unknown or a value is not acceptable, or the file cannot be read; one line with key,
+                value and remedy.
         """
         cls._refuse_unknown_environment()
+        named = config or (Path(path) if (path := os.environ.get(CONFIG)) else None)
+        given = {key: value for key, value in flags.items() if value is not None}
+        if named is not None:
+            filed = cls._filed(named)
+            given = {name: filed[name] for name in filed if cls.key(name) not in os.environ} | given
         try:
-            return cls(**{key: value for key, value in flags.items() if value is not None})  # type: ignore[arg-type]
+            return cls(**given)  # type: ignore[arg-type]
         except ValidationError as error:
             raise StartError("; ".join(cls._explain(dict(e)) for e in error.errors())) from None
 
@@ -51,6 +71,29 @@ class ServiceSettings(BaseSettings):
         """The environment variable of a field."""
         alias = cls.model_fields[name].validation_alias
         return alias if isinstance(alias, str) else f"{cls.model_config.get('env_prefix', '')}{name}".upper()
+
+    @classmethod
+    def _filed(cls, path: Path) -> dict[str, object]:
+        """What a file says about this service."""
+        own = cls.model_config.get("env_prefix", "").removeprefix("DIMINUENDO_").rstrip("_").lower()
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StartError(f"--config {str(path)!r} cannot be read ({error.strerror}); name another file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise StartError(f"--config {str(path)!r} is no TOML ({error}); mend it, or name another file") from None
+        for key, value in content.items():
+            if key in COMMON:
+                continue
+            if key not in SERVICES or not isinstance(value, Mapping):
+                known = (*COMMON, *(f"[{name}]" for name in SERVICES))
+                raise StartError(f"--config {str(path)!r}: {key!r} is no setting; known: {', '.join(known)}")
+        table = content.get(own, {})
+        names = [name for name in cls.model_fields if name not in COMMON]
+        for key in table:
+            if key not in names:
+                raise StartError(f"--config {str(path)!r}: [{own}] {key!r} is no setting; {_hint(key, names)}")
+        return {**{key: content[key] for key in COMMON if key in content}, **table}
 
     @classmethod
     def _refuse_unknown_environment(cls) -> None:

@@ -19,6 +19,10 @@ _log = logs.get(__name__)
 
 def conductor(
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of settings; flags and environment come first.", show_default="none"),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of everything it keeps.", show_default="./diminuendo-data")
     ] = None,
@@ -61,6 +65,7 @@ def conductor(
     """
     try:
         settings = ConductorSettings.load(
+            config,
             data_dir=data_dir,
             host=host,
             port=port,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,10 @@ from diminuendo.services.coordinator.stopping import GRACE_S, SignalWatch, Stop
 
 def coordinator(
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of settings; flags and environment come first.", show_default="none"),
+    ] = None,
     conductor: Annotated[
         str | None, typer.Option(help="HOST:PORT of the conductor.", show_default="127.0.0.1:50300")
     ] = None,
@@ -55,6 +60,7 @@ def coordinator(
     """
     try:
         settings = CoordinatorSettings.load(
+            config,
             conductor=conductor,
             artifacts=artifacts,
             evaluators=evaluators,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.common.process import die_with_parent, stop_signals
+from diminuendo.services.common.settings import CONFIG
 from diminuendo.services.serve.orphans import adopt
 from diminuendo.services.serve.settings import ServeSettings
 from diminuendo.services.serve.supervisor import FailedError, log_folder
@@ -19,6 +21,10 @@ from diminuendo.services.serve.supervisor import serve as supervise
 
 def serve(
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of settings; flags and environment come first.", show_default="none"),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of everything it keeps.", show_default="./diminuendo-data")
     ] = None,
@@ -59,7 +65,10 @@ def serve(
     option can also be given as DIMINUENDO_SERVE_..., e.g. DIMINUENDO_SERVE_PORT.
     """
     try:
+        if config is not None:
+            os.environ[CONFIG] = str(config.absolute())  # the services have tables of their own in it
         settings = ServeSettings.load(
+            config,
             data_dir=data_dir,
             host=host,
             port=port,
