@@ -122,6 +122,22 @@ def test_a_small_job_is_not_starved_by_a_large_one() -> None:
     assert cluster.now - came <= 10 * 30.0 / 2 + 2 * 30.0 + STAY_S
 
 
+def test_a_new_job_of_any_project_has_the_next_evaluator() -> None:
+    """However much less others have had: evaluators that stay with their jobs would keep it waiting."""
+    cluster = Cluster(20, spread(30.0))
+    for i in range(20):
+        cluster.line.join(Claim(f"job{i}", f"project{i % 4}"))
+        cluster.add(f"job{i}", 8)
+    cluster.run(3000.0)
+    for i in range(4):
+        cluster.line.join(Claim(f"late{i}", f"project{i}"))
+        cluster.add(f"late{i}", 1)
+        before = len(cluster.begun)
+        cluster.add(cluster.step())
+        cluster.fill()
+        assert cluster.begun[before][1] == f"late{i}"
+
+
 def test_a_higher_priority_goes_first_inside_a_project_only() -> None:
     cluster = Cluster(2, lambda _job: 1.0)
     cluster.line.join(Claim("low", "p", priority=-1))

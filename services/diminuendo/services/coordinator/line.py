@@ -7,7 +7,9 @@ which is what is to be expected of times with a heavy tail. (Start-time fair que
 a guess in place of the length that is not known beforehand.)
 
 Nobody saves up: who comes, or comes back, starts where the others are. An evaluator stays with its job for a while
-though it is another's turn, because another job's network and data would have to be loaded. Pure; the clock is given.
+though it is another's turn, because another job's network and data would have to be loaded. The first work of each job
+goes before all others', so that it begins when the next evaluator is free; it counts like any other. Pure; the clock is
+given.
 """
 
 from __future__ import annotations
@@ -200,24 +202,23 @@ class Line(Generic[Item]):
 
     def _next(self, now: float, last: str) -> _Job[Item] | None:
         first: dict[str, _Job[Item]] = {}
-        key: dict[str, tuple[int, float]] = {}
+        key: dict[str, tuple[int, bool, float]] = {}
         for job in self._jobs.values():
             if job.ready:
-                project, rank = job.claim.project, (-job.claim.priority, job.account.used(now))
+                project, rank = job.claim.project, (-job.claim.priority, job.served, job.account.used(now))
                 if project not in key or rank < key[project]:
                     first[project], key[project] = job, rank
         if not first:
             return None
-        behind = min(first, key=lambda name: self._projects[name].used(now))
-        due, stays = first[behind], self._jobs.get(last)
+        used = {name: self._projects[name].used(now) for name in first}
+        behind = min(first, key=lambda name: used[name])
+        most = used[behind] + STAY_S * self._evaluators / sum(self._projects[name].weight for name in first)
+        fresh = [name for name in first if not first[name].served]
+        due, stays = first[min(fresh or first, key=lambda name: used[name])], self._jobs.get(last)
         if stays is None or stays is due or not stays.ready or not due.served:
             return due
         own = stays.claim.project
-        if stays.claim.priority < first[own].claim.priority:
-            return due
-        weights = sum(self._projects[name].weight for name in first)
-        slack = STAY_S * self._evaluators / weights
-        if self._projects[own].used(now) > self._projects[behind].used(now) + slack:
+        if stays.claim.priority < first[own].claim.priority or used[own] > most:
             return due
         slack = STAY_S * self._evaluators / len(self._jobs)
         return stays if stays.account.used(now) <= first[own].account.used(now) + slack else due
