@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.bench import scale
 
-from diminuendo.services.common import logs
-
 
 def test_evaluators_are_busy_and_shares_are_fair(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs.configure(service="bench", level="error", style="json")
     monkeypatch.setattr(scale, "EVALUATIONS", 10)
     found = scale.simulate(4, 15, seed=1, effort="quick")
     assert found["busy_while_queued"] > 0.95
