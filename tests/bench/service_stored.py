@@ -25,9 +25,9 @@ from tests.engine.search.world import World  # noqa: E402
 from diminuendo.engine.search.drive import Done  # noqa: E402
 from diminuendo.engine.search.work import Work  # noqa: E402
 from diminuendo.engine.store import DirectoryStore  # noqa: E402
+from diminuendo.services.coordinator.attempts import AttemptLost  # noqa: E402
 from diminuendo.services.coordinator.dispatcher import Accounts  # noqa: E402
 from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
-from diminuendo.services.coordinator.failures import AttemptLost  # noqa: E402
 from diminuendo.services.coordinator.job import JobRunner  # noqa: E402
 from diminuendo.services.coordinator.ledger import Stats  # noqa: E402
 from diminuendo.services.coordinator.line import Claim  # noqa: E402

@@ -41,7 +41,7 @@ from diminuendo.services.conductor.store.base import Store
 from diminuendo.services.conductor.store.sql import SqlStore
 from diminuendo.services.conductor.uploads import Uploads
 from diminuendo.services.coordinator import rpc, translate
-from diminuendo.services.coordinator.failures import AttemptLost
+from diminuendo.services.coordinator.attempts import AttemptLost
 from diminuendo.services.coordinator.journal import ConductorJournal
 from diminuendo.services.coordinator.lease import HeldLease
 from diminuendo.services.coordinator.rpc import Conductor

@@ -18,7 +18,7 @@ from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import failures
-from diminuendo.services.coordinator.failures import AttemptLost, Loss
+from diminuendo.services.coordinator.attempts import AttemptLost, Loss
 from diminuendo.services.coordinator.ledger import Ledger
 from diminuendo.services.coordinator.line import Claim, Line
 from diminuendo.services.coordinator.slot import Attempts, Slot, Spawn

@@ -12,9 +12,9 @@ from typing import Self, TypeVar
 
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.work import Work
+from diminuendo.services.coordinator.attempts import AttemptLost
 from diminuendo.services.coordinator.cluster import Cluster
 from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Limits, Post
-from diminuendo.services.coordinator.failures import AttemptLost
 from diminuendo.services.coordinator.ledger import Stats
 from diminuendo.services.coordinator.line import Claim
 from diminuendo.services.coordinator.slot import Handle, RayHandle

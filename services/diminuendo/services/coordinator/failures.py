@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import ray.exceptions
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Work
-
-Cause = Literal["OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT"]
+from diminuendo.services.coordinator.attempts import Loss
 
 MAX_ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """One attempt that came to nothing.
-
-    Attributes:
-        detail: One line for people.
-    """
-
-    cause: Cause
-    detail: str
-    traceback: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptLost:
-    """An attempt at a work that came to nothing, as the job's log tells it.
-
-    Attributes:
-        index: Of the work.
-        subject: What it was about, for a person.
-        evaluator: Which one had it.
-        attempt: From 1.
-        detail: One line for people.
-    """
-
-    index: int
-    subject: str
-    evaluator: str
-    attempt: int
-    cause: Cause
-    detail: str
 
 
 def loss_of(error: BaseException) -> Loss:

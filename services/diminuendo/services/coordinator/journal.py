@@ -23,7 +23,7 @@ from diminuendo.engine.search.work import (
 )
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
-from diminuendo.services.coordinator.failures import AttemptLost
+from diminuendo.services.coordinator.attempts import AttemptLost
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
 from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError, code_of
 

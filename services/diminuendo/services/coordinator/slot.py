@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import ray
 
 from diminuendo.engine.search.work import Work
+from diminuendo.services.coordinator.attempts import Loss
 from diminuendo.services.coordinator.cluster import Cluster
-from diminuendo.services.coordinator.failures import Loss
 from diminuendo.services.evaluator.actor import Evaluator, Hello, Report, work_to_bytes
 
 SlotState = Literal["away", "starting", "idle", "busy"]

@@ -14,7 +14,7 @@ from diminuendo.engine.search.session import Best, Finished, Request, StageName,
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Prepared
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common import spec as common
-from diminuendo.services.coordinator.failures import AttemptLost
+from diminuendo.services.coordinator.attempts import AttemptLost
 from diminuendo.services.coordinator.line import Claim
 
 _STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
