@@ -44,7 +44,7 @@ class ServiceSettings(BaseSettings):
     log_style: LogStyle = Field("auto", validation_alias="DIMINUENDO_LOG_STYLE")
 
     @classmethod
-    def load(cls, config: Path | None = None, **flags: object) -> Self:
+    def load(cls, config: Path | None = None, /, **flags: object) -> Self:
         """Settings from flags (None: not given), the environment, a file and the defaults.
 
         Args:
