@@ -106,8 +106,6 @@ def finetune(
                 count = len(lesson.wanted)
                 value = descent.step_by_parts(
                     len(part.wanted) / count * value_of(model, part, loss, teacher.logits, recipe, bf16=bf16)
-                    if parts > 1
-                    else value_of(model, part, loss, teacher.logits, recipe, bf16=bf16)
                     for part in lesson.split(parts)
                 )
                 if step % watched == 0 and not math.isfinite(float(value)):

@@ -95,10 +95,10 @@ class _Job(Generic[Item]):
     served: bool = False
 
     @property
-    def ready(self) -> bool:
-        """Whether a work of it may start."""
+    def ready(self) -> int:
+        """Works of it that may start."""
         most = self.claim.most
-        return bool(self.waiting) and (most is None or self.account.running < most)
+        return len(self.waiting) if most is None else min(len(self.waiting), max(0, most - self.account.running))
 
 
 class Line(Generic[Item]):
@@ -121,7 +121,7 @@ class Line(Generic[Item]):
     @property
     def ready(self) -> int:
         """Works that could start now if there were evaluators enough."""
-        return sum(_startable(job) for job in self._jobs.values())
+        return sum(job.ready for job in self._jobs.values())
 
     def join(self, claim: Claim) -> None:
         """Let a job take part, or change its claim."""
@@ -135,7 +135,7 @@ class Line(Generic[Item]):
     def leave(self, job: str) -> None:
         """Forget a job, and its project with the last one. What of it still runs is to be ended before."""
         gone = self._jobs.pop(job)
-        if not any(other.claim.project == gone.claim.project for other in self._jobs.values()):
+        if next(self._beside(gone), None) is None:
             del self._projects[gone.claim.project]
 
     def add(self, job: str, index: int, item: Item, now: float) -> None:
@@ -238,8 +238,3 @@ class Line(Generic[Item]):
 
 def _active(account: _Account, now: float) -> bool:
     return account.quiet_since is None or now - account.quiet_since <= PAUSE_S
-
-
-def _startable(job: _Job[Item]) -> int:
-    most = job.claim.most
-    return len(job.waiting) if most is None else min(len(job.waiting), max(0, most - job.account.running))
