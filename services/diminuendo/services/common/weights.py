@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-_PROJECT = re.compile(r"[a-z0-9-]{1,63}")
+from diminuendo.services.common.names import COMPONENT
+
 _RULE = "give PROJECT=NUMBER,..., each number over 0 and up to 1000000"
 
 
@@ -29,7 +29,7 @@ def parsed(given: object) -> dict[str, float]:
             weight = float(number)
         except ValueError:
             raise ValueError(f"{part!r} is no weight; {_RULE}") from None
-        if not _PROJECT.fullmatch(project) or not (math.isfinite(weight) and 0 < weight <= 1e6):
+        if not COMPONENT.fullmatch(project) or not (math.isfinite(weight) and 0 < weight <= 1e6):
             raise ValueError(f"{part!r} is no weight; {_RULE}")
         if project in weights:
             raise ValueError(f"{project!r} has two weights; give one")

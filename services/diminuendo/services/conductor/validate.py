@@ -12,10 +12,10 @@ from diminuendo.v1 import job_pb2, job_service_pb2
 from diminuendo.engine.search.check import problems as wrong_in
 from diminuendo.engine.zoo import catalog
 from diminuendo.services.common.errors import InvalidFieldError, Violation
+from diminuendo.services.common.names import COMPONENT
 from diminuendo.services.common.spec import ACCEPTS, EFFORTS, to_request, unknown_fields
 from diminuendo.services.conductor.records import UPDATED, NewJob, RequestId, Update
 
-COMPONENT = re.compile(r"[a-z0-9-]{1,63}")
 LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
 MAX_LABELS = 64
 MAX_REQUEST_ID = 64

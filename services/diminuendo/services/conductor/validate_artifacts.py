@@ -6,7 +6,7 @@ from diminuendo.v1 import artifact_service_pb2
 
 from diminuendo.services.conductor.uploads import MAX_CHUNK
 from diminuendo.services.conductor.validate import Problems
-from diminuendo.services.conductor.validate_held import SHA256
+from diminuendo.services.conductor.validate_held import sha256_of
 
 DEFAULT_TTL_S, MAX_TTL_S = 3600, 86_400
 
@@ -14,7 +14,7 @@ DEFAULT_TTL_S, MAX_TTL_S = 3600, 86_400
 def artifact(sha256: str, offset: int) -> None:
     """Which content is read, and from where."""
     problems = Problems()
-    _sha256(problems, sha256)
+    sha256_of(problems, "sha256", sha256)
     if offset < 0:
         problems.add("offset", f"{offset} is negative; give a byte of the content, from 0")
     problems.check()
@@ -23,7 +23,7 @@ def artifact(sha256: str, offset: int) -> None:
 def upload(sha256: str, size: int, max_bytes: int) -> None:
     """Which content is to be sent."""
     problems = Problems()
-    _sha256(problems, sha256)
+    sha256_of(problems, "sha256", sha256)
     _size(problems, size, max_bytes)
     problems.check()
 
@@ -47,7 +47,7 @@ def chunk(request: artifact_service_pb2.WriteArtifactRequest, sha256: str, size:
 def download_url(request: artifact_service_pb2.CreateDownloadUrlRequest) -> int:
     """Which content a URL is asked for; how long it is to be good for, in seconds."""
     problems = Problems()
-    _sha256(problems, request.sha256)
+    sha256_of(problems, "sha256", request.sha256)
     ttl_s = _ttl_s(problems, request)
     problems.check()
     return ttl_s
@@ -56,7 +56,7 @@ def download_url(request: artifact_service_pb2.CreateDownloadUrlRequest) -> int:
 def upload_url(request: artifact_service_pb2.CreateUploadUrlRequest, max_bytes: int) -> int:
     """Which content is to be sent to a URL; how long it is to be good for, in seconds."""
     problems = Problems()
-    _sha256(problems, request.sha256)
+    sha256_of(problems, "sha256", request.sha256)
     _size(problems, request.size_bytes, max_bytes)
     ttl_s = _ttl_s(problems, request)
     problems.check()
@@ -77,8 +77,3 @@ def _ttl_s(
 def _size(problems: Problems, size: int, max_bytes: int) -> None:
     if not 0 <= size <= max_bytes:
         problems.add("size_bytes", f"{size} is no size that is taken; send content of 0 to {max_bytes} bytes")
-
-
-def _sha256(problems: Problems, sha256: str) -> None:
-    if not SHA256.fullmatch(sha256):
-        problems.add("sha256", f"{sha256!r} is no sha256; give 64 lower-case hex digits")

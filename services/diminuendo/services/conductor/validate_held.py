@@ -156,8 +156,13 @@ def _artifacts(problems: Problems, sha256s: Collection[str]) -> None:
     if len(sha256s) > MAX_ARTIFACTS:
         problems.add("artifacts", f"{len(sha256s)} are too many; name at most {MAX_ARTIFACTS}")
     for sha256 in sha256s:
-        if not SHA256.fullmatch(sha256):
-            problems.add("artifacts", f"{sha256!r} is no sha256; give 64 lower-case hex digits")
+        sha256_of(problems, "artifacts", sha256)
+
+
+def sha256_of(problems: Problems, field: str, sha256: str) -> None:
+    """Whether a field may be a sha256."""
+    if not SHA256.fullmatch(sha256):
+        problems.add(field, f"{sha256!r} is no sha256; give 64 lower-case hex digits")
 
 
 def _named_in(outcome: bytes) -> frozenset[str]:
@@ -191,7 +196,6 @@ def _result(problems: Problems, result: job_pb2.JobResult) -> None:
             problems.add("result.files.name", f"{file.name!r} is no plain file name; give one without a folder")
         if names.count(file.name) > 1:
             problems.add("result.files.name", f"{file.name!r} is named twice; name each file once")
-        if not SHA256.fullmatch(file.sha256):
-            problems.add("result.files.sha256", f"{file.sha256!r} is no sha256; give 64 lower-case hex digits")
+        sha256_of(problems, "result.files.sha256", file.sha256)
         if file.size_bytes < 0:
             problems.add("result.files.size_bytes", f"{file.size_bytes} is negative; give the file's size")
