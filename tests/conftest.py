@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from tests.postgres import Postgres
 
 import diminuendo.services.coordinator  # noqa: F401 - what it sets for Ray counts only before grpc is imported
@@ -13,6 +15,16 @@ import diminuendo.services.coordinator  # noqa: F401 - what it sets for Ray coun
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start background commands with SIGINT ignored, and children inherit that: Ctrl-C could not be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that runs a command in this process leaves no logging of it to the tests after it."""
+    config, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
+    yield
+    structlog.configure(**config)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

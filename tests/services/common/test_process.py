@@ -109,3 +109,20 @@ def test_logs_for_people_name_event_and_facts() -> None:
     assert "delta=1.0" in line
     assert "job=projects/p/jobs/a" in line
     assert "\x1b" not in done.stderr, "no colours where there is no terminal"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.parametrize(
+    "lose",
+    [
+        "sys.stderr.close()",
+        "read, write = os.pipe(); os.dup2(write, 2); os.close(read)",
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
+    ],
+    ids=["closed", "unread", "full"],
+)
+def test_what_cannot_be_logged_costs_the_line_and_nothing_else(style: str, lose: str) -> None:
+    code = LOGGING.format(style=style).replace("log =", f"import os, sys; {lose}; log =")
+    code += "\nprint('alive', flush=True); os._exit(0)  # without Python's own last flush of stderr"
+    done = subprocess.run([sys.executable, "-c", code], stdout=PIPE, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import structlog
@@ -45,7 +45,7 @@ def configure(*, service: str, level: LogLevel = "info", style: LogStyle = "auto
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: _Stderr(),
         cache_logger_on_first_use=False,
     )
     _route_standard_logging(shared, last)
@@ -53,7 +53,7 @@ def configure(*, service: str, level: LogLevel = "info", style: LogStyle = "auto
 
 def _route_standard_logging(shared: list[Processor], last: list[Processor]) -> None:
     """Lines of libraries that use `logging` come out in the same form, from warnings up."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -62,6 +62,28 @@ def _route_standard_logging(shared: list[Processor], last: list[Processor]) -> N
     )
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
+
+
+class _Stderr:
+    """Writes lines to the stderr of the moment, and never fails: a full disk or a pipe that nobody reads any more
+    costs the line, not the thread that wrote it.
+    """
+
+    def msg(self, line: str) -> None:
+        """Write one line, if that can be done."""
+        # ValueError: it is closed. One write per line: lines of several threads are not mixed.
+        with suppress(OSError, ValueError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+    log = debug = info = warning = warn = error = exception = critical = fatal = msg
+
+
+class _Handler(logging.Handler):
+    """Writes what `logging` was told in the same way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _Stderr().msg(self.format(record))
 
 
 def get(name: str) -> FilteringBoundLogger:
