@@ -26,7 +26,7 @@ from diminuendo.engine.search.result import Finished, ResultFileContent
 from diminuendo.engine.search.rng import keyed_seed
 from diminuendo.engine.search.settings import EFFORTS, Settings
 from diminuendo.engine.search.space import Space
-from diminuendo.engine.search.standing import Standing
+from diminuendo.engine.search.standing import Crowd, Standing
 from diminuendo.engine.search.state import Pending, Request, Role, StageName, State, StateError, Trial
 from diminuendo.engine.search.work import (
     Evaluate,
@@ -219,7 +219,8 @@ class Session:
             return None, self._apply_prepared(answer)
         if isinstance(answer, Surveyed):
             self._state.surveys.append(answer)
-            self.__dict__.pop("_space", None)
+            for view in ("_space", "_crowd"):
+                self.__dict__.pop(view, None)
             return None, f"{answer.layer}: {len(answer.options)} forms"
         if isinstance(answer, Evaluated):
             return self._apply_evaluated(pending, answer)
@@ -256,6 +257,7 @@ class Session:
             answer.weights,
         )  # fmt: skip
         before = propose.base_of(self._standing, self._settings)
+        self._crowd.add(trial)
         self._state.trials.append(trial)
         self._state.epochs += question.epochs
         self._state.tuning_s += answer.seconds
@@ -541,7 +543,11 @@ class Session:
 
     @cached_property
     def _standing(self) -> Standing:
-        return Standing(self._state, self._space)
+        return Standing(self._state, self._space, self._crowd)
+
+    @cached_property
+    def _crowd(self) -> Crowd:
+        return Crowd(self._space, self._state.request.tolerance, self._state.trials)
 
     def _trials_changed(self) -> None:
         """Have the standing made anew when it is next asked for."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from diminuendo.engine.plan import Plan
@@ -17,6 +18,42 @@ TUNING, TUNING_WEIGHT = 0.3, 1.0
 FAINT = 1 / 8
 """Drops below this share of delta are noise: they count as that much where the logs of drops are compared."""
 
+CROWD = 256
+"""Candidates that decisions are made by, so that one of ten thousand costs no more than one of a few hundred."""
+
+
+class Crowd:
+    """The scored candidates that decisions are made by: all of them, until there are twice `CROWD`.
+
+    Then half of `CROWD` are the latest, the others those of before that kept delta and limits and did best, or came
+    nearest. Which they are follows from the trials and their order alone.
+    """
+
+    def __init__(self, space: Space, delta: float, trials: Iterable[Trial] = ()) -> None:
+        """Take these trials, in proposal order."""
+        self._space, self._delta = space, delta
+        self.trials: list[Trial] = []
+        self.known: set[str] = set()
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Take one more trial."""
+        self.known.add(Plan(trial.choices).key())
+        if trial.drop is None or trial.role == "control":
+            return
+        self.trials.append(trial)
+        if len(self.trials) >= 2 * CROWD:
+            earlier, latest = self.trials[: -CROWD // 2], self.trials[-CROWD // 2 :]
+            best = sorted(earlier, key=self._worth)[: CROWD - len(latest)]
+            self.trials = sorted([*best, *latest], key=lambda t: t.index)
+
+    def _worth(self, trial: Trial) -> tuple[float, float, float, int]:
+        goal, drop = self._space.goal, math.inf if trial.drop is None else trial.drop
+        amount = self._space.amount(trial.cost)
+        figures = (amount, drop) if math.isfinite(self._delta) else (drop, amount)
+        return goal.over(trial.cost) + max(0.0, drop / self._delta - 1.0), *figures, trial.index
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -24,11 +61,17 @@ class Standing:
 
     state: State
     space: Space
+    crowd: Crowd = field(compare=False)
 
-    @cached_property
+    @classmethod
+    def of(cls, state: State, space: Space) -> Standing:
+        """The standing of a whole state."""
+        return cls(state, space, Crowd(space, state.request.tolerance, state.trials))
+
+    @property
     def trials(self) -> list[Trial]:
-        """Candidates that were scored, without the dense control, in proposal order."""
-        return [t for t in self.state.trials if t.drop is not None and t.role != "control"]
+        """Candidates that were scored and count, without the dense control, in proposal order."""
+        return self.crowd.trials
 
     @cached_property
     def surrogate(self) -> Surrogate:
@@ -83,8 +126,7 @@ class Standing:
     @property
     def delta(self) -> float:
         """The tolerance in points; infinite where a target stands in its place."""
-        delta = self.state.request.delta
-        return math.inf if delta is None else delta
+        return self.state.request.tolerance
 
     @cached_property
     def inside_all(self) -> list[Trial]:
@@ -118,6 +160,5 @@ class Standing:
     @cached_property
     def known(self) -> set[str]:
         """Keys of the plans that were tried or are being tried."""
-        plans = [t.choices for t in self.state.trials]
-        plans += [p.work.question.choices for p in self.state.pending if p.work.question.kind == "evaluate"]
-        return {Plan(choices).key() for choices in plans}
+        questions = [p.work.question for p in self.state.pending]
+        return self.crowd.known.union(Plan(q.choices).key() for q in questions if q.kind == "evaluate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, field
 from typing import Literal
@@ -74,6 +75,11 @@ class Request:
     stage: StageNumber = 2
     budget: tuple[tuple[Literal["evaluations", "epochs", "minutes"], float], ...] = ()
     target: tuple[ObjectiveName, float] | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """Delta, in points; infinite where a target stands in its place."""
+        return math.inf if self.delta is None else self.delta
 
     @property
     def goal(self) -> Goal:
