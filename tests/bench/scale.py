@@ -5,11 +5,12 @@
 The sessions, the dispatcher and its line are the real ones; evaluators are made up: each evaluation takes a time of a
 heavy-tailed (lognormal) distribution, and one in a hundred is lost with its evaluator, which takes a while to start
 again. Told are the share of evaluators that are busy while works wait in line, how far each project's evaluator-seconds
-are from its fair share while every project has works in line, how soon jobs that come late begin, and what a decision
-costs in real time, at the begin and at the end.
+are from its fair share, how soon jobs that come late begin, and what a decision costs in real time: of the dispatcher
+at the begin and at the end, of a search by how many outcomes it has been told.
 
-A search waits for its own outcomes, so that 500 jobs want 1,000 evaluators only in their first rounds; shares are told
-by a second run on fewer.
+A project's fair share at a moment: what those with works in line have together, by their weights (weighted max-min
+fairness: who has nothing in line has all it wants). A search waits for its own outcomes, so that 500 jobs want 1,000
+evaluators only in their first rounds: a second run is on fewer, for which all projects stand in line for long.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import itertools
 import math
 import random
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,14 +139,25 @@ class Job:
 
 @dataclass
 class Figures:
-    """What was seen, in virtual seconds but for `decision_us`."""
+    """What was seen, in virtual seconds.
+
+    Attributes:
+        shared_s: In which every project had works in line.
+        used_s: Evaluator-seconds of each project then.
+        had_s: Of each project while it and another one had works in line.
+        fair_s: What would have been its fair share then.
+        decision_us: Real time of the dispatcher's decisions.
+        search_us: (outcomes told before, real time of telling one more and asking).
+    """
 
     busy_s: float = 0.0
     ready_s: float = 0.0
     shared_s: float = 0.0
     used_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTS, 0.0))
+    had_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTS, 0.0))
+    fair_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHTS, 0.0))
     decision_us: list[float] = field(default_factory=list)
-    search_us: list[float] = field(default_factory=list)
+    search_us: list[tuple[int, float]] = field(default_factory=list)
 
 
 class Simulation:
@@ -203,7 +216,8 @@ class Simulation:
             told += 1
         asked = job.session.ask()
         if told:
-            self.figures.search_us.append(1e6 * (time.perf_counter() - start) / told)
+            before = job.session.next_index - told
+            self.figures.search_us.append((before, 1e6 * (time.perf_counter() - start) / told))
         for work in asked:
             if work.index not in job.running and work.index not in job.held:
                 job.running.add(work.index)
@@ -236,12 +250,19 @@ class Simulation:
         if self._ready and self._before - passed >= START_S:
             self.figures.ready_s += passed * self.evaluators
             self.figures.busy_s += passed * self._busy
-        if self._all_ready:
+        if len(self._waiting) == len(WEIGHTS):
             self.figures.shared_s += passed
             for project, count in self._running.items():
                 self.figures.used_s[project] += passed * count
+        if len(self._waiting) > 1:
+            theirs = sum(self._running[project] for project in self._waiting)
+            weights = sum(WEIGHTS[project] for project in self._waiting)
+            for project in self._waiting:
+                self.figures.had_s[project] += passed * self._running[project]
+                self.figures.fair_s[project] += passed * theirs * WEIGHTS[project] / weights
 
-    _ready, _busy, _all_ready = 0, 0, False
+    _ready, _busy = 0, 0
+    _waiting: frozenset[str] = frozenset()
     _running: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
 
     def _note(self) -> None:
@@ -253,8 +274,7 @@ class Simulation:
                 job = line._jobs[slot.attempts.job]
                 self._running[job.claim.project] += 1
         self._busy = sum(self._running.values())
-        waiting = {job.claim.project for job in line._jobs.values() if job.ready}
-        self._all_ready = len(waiting) == len(WEIGHTS)
+        self._waiting = frozenset(job.claim.project for job in line._jobs.values() if job.ready)
         for own in line._jobs.values():
             mine = self.jobs.get(own.claim.job)
             if own.served and mine is not None and mine.begun is None:
@@ -276,6 +296,9 @@ def simulate(evaluators: int, jobs: int, seed: int, effort: EffortName) -> dict[
         }
         for project, used in figures.used_s.items()
     }
+    while_in_line = {
+        project: had / figures.fair_s[project] - 1 for project, had in figures.had_s.items() if figures.fair_s[project]
+    }
     tenth = max(1, len(figures.decision_us) // 10)
     begins = [job.begun - job.came for job in simulation.late if job.begun is not None]
     return {
@@ -288,13 +311,22 @@ def simulate(evaluators: int, jobs: int, seed: int, effort: EffortName) -> dict[
         "busy_while_queued": figures.busy_s / figures.ready_s if figures.ready_s else math.nan,
         "shares": shares,
         "worst_share_off": max(abs(share["off"]) for share in shares.values()),
+        "off_while_in_line": while_in_line,
+        "worst_off_while_in_line": max(map(abs, while_in_line.values())),
         "late_jobs_begin_s": {"median": statistics.median(begins), "worst": max(begins)},
         "decision_us_first_tenth": statistics.median(figures.decision_us[:tenth]),
         "decision_us_last_tenth": statistics.median(figures.decision_us[-tenth:]),
-        "search_us_first_tenth": statistics.median(figures.search_us[: max(1, len(figures.search_us) // 10)]),
-        "search_us_last_tenth": statistics.median(figures.search_us[-max(1, len(figures.search_us) // 10) :]),
+        "search_us_by_outcomes_told": _by_tens(figures.search_us),
         "seconds": time.perf_counter() - start,
     }
+
+
+def _by_tens(taken: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """Medians of what was taken after 0 to 9, 10 to 19, ... outcomes."""
+    tens: dict[int, list[float]] = {}
+    for told, microseconds in taken:
+        tens.setdefault(told // 10, []).append(microseconds)
+    return {f"{10 * ten} to {10 * ten + 9}": statistics.median(tens[ten]) for ten in sorted(tens)}
 
 
 def main() -> None:
@@ -319,7 +351,9 @@ def main() -> None:
             print(f"{name}:")
             for figure, value in figures.items():
                 print(f"  {figure}: {value}")
-            command = command_line("tests.bench.scale")
+            command = command_line(
+                "tests.bench.scale", sys.argv[1:] if arguments.only else [*sys.argv[1:], "--only", name]
+            )
             path = record(f"scale-{name}", figures, command=command, seed=arguments.seed, **folder)
             print(f"record: {path}", flush=True)
 
