@@ -29,6 +29,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics) -> None:
         """Count into these metrics."""
         self._metrics = metrics
+        self._wrapped: dict[str, _Handler] = {}
         self._refusing = False
         self._arrived = asyncio.Event()
         self._under_way = 0
@@ -67,11 +68,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
         """The handler of the call, wrapped."""
-        handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
+        if path in self._wrapped:
+            return self._wrapped[path]
+        handler = await continuation(handler_call_details)
         if handler is None or not path.startswith(OURS):
             return handler
-        method = path.rpartition("/")[2]
+        self._wrapped[path] = wrapped = self._wrap(path.rpartition("/")[2], handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: _Handler) -> _Handler:
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream),

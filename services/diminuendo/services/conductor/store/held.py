@@ -13,7 +13,7 @@ from diminuendo.services.conductor.records import CommittedStep, Job, Lease, Out
 from diminuendo.services.conductor.store import artifacts, rows
 from diminuendo.services.conductor.store.base import HELD, PARTING
 from diminuendo.services.conductor.store.connect import is_postgres
-from diminuendo.services.conductor.store.owned import store_draft
+from diminuendo.services.conductor.store.owned import store_draft, store_row
 from diminuendo.services.conductor.store.tables import attempts, evaluations, jobs, reports, session_states, steps
 from diminuendo.services.conductor.store.writer import Transaction
 
@@ -65,7 +65,7 @@ def lease(
     again = _first(tx, same, wait=True) if request_id else None
     if again is not None:
         job = rules.extend(again, tx.now, lease_us=lease_us)
-        rows.save(tx.connection, job)
+        store_row(tx, job)
         return _lease(tx, job)
     theirs = jobs.c.name.not_in(holding)
     forgotten = and_(jobs.c.coordinator == coordinator, theirs)
@@ -128,7 +128,7 @@ def heartbeat(tx: Transaction, name: str, *, epoch: int, lease_us: int) -> Job:
     """Extend the lease."""
     job = _fenced(tx, name, epoch)
     job = rules.extend(job, tx.now, lease_us=lease_us)
-    rows.save(tx.connection, job)
+    store_row(tx, job)
     return job
 
 

@@ -37,6 +37,7 @@ def _create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
     draft = rules.create(new, tx.now)
     key = rows.add(tx.connection, draft.job)
     rows.append(tx.connection, key, draft)
+    tx.written.add(new.name)
     _remember(tx, request, key)
     tx.jobs.add(new.name)
     tx.queue = True
@@ -95,12 +96,19 @@ def delete(tx: Transaction, name: str, etag: str, *, allow_missing: bool) -> Non
         raise
     rules.deletable(job, etag)
     rows.remove(tx.connection, job.id)
+    tx.written.add(name)
     tx.jobs.add(name)
+
+
+def store_row(tx: Transaction, job: Job) -> None:
+    """Store a changed job of which there is nothing to tell."""
+    rows.save(tx.connection, job)
+    tx.written.add(job.name)
 
 
 def store_draft(tx: Transaction, draft: rules.Draft) -> None:
     """Store a changed job with its events, if it has any."""
-    rows.save(tx.connection, draft.job)
+    store_row(tx, draft.job)
     if draft.events:
         rows.append(tx.connection, draft.job.id, draft)
         tx.jobs.add(draft.job.name)

@@ -34,6 +34,7 @@ from diminuendo.services.conductor.records import (
 from diminuendo.services.conductor.store import artifacts, held, owned, rows
 from diminuendo.services.conductor.store.base import EVERY_JOB, HELD, Clock
 from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
+from diminuendo.services.conductor.store.fresh import Fresh
 from diminuendo.services.conductor.store.listing import listing_query
 from diminuendo.services.conductor.store.migrate import upgrade
 from diminuendo.services.conductor.store.replicas import Listener, announce
@@ -77,7 +78,9 @@ class SqlStore:
             sender = secrets.token_hex(8)
             self._replicas = Listener(writer_engine, sender=sender, publish=self._publish)
             tell = partial(announce, sender=sender)
-        self._writer = Writer(writer_engine, clock=clock, publish=self._publish, announce=tell)
+        self._fresh = None if is_postgres(writer_engine) else Fresh()
+        written = None if self._fresh is None else self._fresh.written
+        self._writer = Writer(writer_engine, clock=clock, publish=self._publish, announce=tell, written=written)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._jobs = Together[str, Job](
             lambda names: self._read(lambda connection: rows.load_all(connection, names)), most=JOBS_TOGETHER
@@ -144,7 +147,14 @@ class SqlStore:
 
     async def get_job(self, name: str) -> Job:
         """One job."""
-        return await self._jobs.get(name)
+        if self._fresh is None:
+            return await self._jobs.get(name)
+        job = self._fresh.get(name)
+        if job is None:
+            mark = self._fresh.mark()
+            job = await self._jobs.get(name)
+            self._fresh.keep(job, mark)
+        return job
 
     async def pause_job(self, name: str, request: RequestId | None = None) -> Job:
         """Ask that nobody works on the job for a while."""

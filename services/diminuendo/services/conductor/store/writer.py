@@ -11,7 +11,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,17 +38,24 @@ _log = logs.get(__name__)
 
 @dataclass(slots=True)
 class Transaction:
-    """What an operation works on: the connection, the time, and the list of what it changed."""
+    """What an operation works on: the connection, the time, and the list of what it changed.
+
+    Attributes:
+        jobs: Those that have new events, or are gone.
+        written: All whose rows were written, the others' too.
+    """
 
     connection: Connection
     now: int
     jobs: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
     queue: bool = False
     parting: bool = False
 
     def absorb(self, other: Transaction) -> None:
         """Add the changes of an operation that went well."""
         self.jobs |= other.jobs
+        self.written |= other.written
         self.queue |= other.queue
         self.parting |= other.parting
 
@@ -102,6 +109,7 @@ class Writer:
         clock: Callable[[], int],
         publish: Callable[[Changes], None],
         announce: Announce | None = None,
+        written: Callable[[Collection[str] | None], None] | None = None,
     ) -> None:
         """Start the thread.
 
@@ -110,8 +118,11 @@ class Writer:
             clock: Each transaction's time.
             publish: Called after every commit that changed something.
             announce: Called before it, within the transaction.
+            written: Called first of all after every commit, with the jobs whose rows it wrote; None after one of which
+                nobody knows whether it was made.
         """
         self._engine, self._clock, self._publish, self._announce = engine, clock, publish, announce
+        self._written = written or (lambda _: None)
         self._line: queue.Queue[_Waiting[Any] | None] = queue.Queue(MAX_WAITING)
         self._closed = False
         self._failing = False
@@ -181,11 +192,13 @@ class Writer:
                     self._announce(connection, whole.changes)
         except Exception as error:  # noqa: BLE001 - whatever it was, it goes to those who wait for an answer
             self._failing = True
+            self._written(None)
             _log.warning("store_commit_failed", error=str(error), operations=len(together))
             for waiting in together:
                 waiting.future.set_exception(unavailable(error) if isinstance(error, SQLAlchemyError) else error)
             return []
         self._failing = False
+        self._written(whole.written)
         try:
             if whole.jobs:
                 self._publish(whole.changes)  # first, so that who has an answer knows that everybody was told
