@@ -5,6 +5,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
@@ -27,7 +28,8 @@ demo: $(STAMP) ## compress a digits network through the whole system and show th
 	$(BIN)/python -m diminuendo.client.demo
 
 test: $(STAMP) ## run every test; of the crash matrix, a sample
-	$(BIN)/python -m pytest tests
+	@# Most tests wait for processes that they start: two files at a time take half as long on two cores.
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster
 	$(BIN)/python -m pytest tests -m apart

@@ -9,8 +9,8 @@ are from its fair share, how soon jobs that come late begin, and what a decision
 at the begin and at the end, of a search by how many outcomes it has been told.
 
 A project's fair share at a moment: what those with works in line have together, by their weights (weighted max-min
-fairness: who has nothing in line has all it wants). A search waits for its own outcomes, so that 500 jobs want 1,000
-evaluators only in their first rounds: a second run is on fewer, for which all projects stand in line for long.
+fairness: who has nothing in line has all it wants). A search waits for its own outcomes, so that 500 jobs do not want
+1,000 evaluators all the time: a second run is on fewer, for which all projects stand in line for long.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ OTHER_S = 2.0
 
 LOST = 0.01
 START_S = 10.0
-EVALUATIONS = 40
-"""The most of a job."""
+EVALUATIONS: dict[EffortName, int] = {"quick": 40, "deep": 100}
+"""The most of a job, by its effort."""
 
 LATE_SHARE = 0.02
 """Jobs that come when the others are in the middle of it."""
@@ -195,7 +195,11 @@ class Simulation:
     def _come(self, number: int, seed: int) -> Job:
         project = list(WEIGHTS)[number % len(WEIGHTS)]
         request = Request(
-            "zoo:made-up", 1.0, seed=1000 * seed + number, effort=self.effort, budget=(("evaluations", EVALUATIONS),)
+            "zoo:made-up",
+            1.0,
+            seed=1000 * seed + number,
+            effort=self.effort,
+            budget=(("evaluations", EVALUATIONS[self.effort]),),
         )
         job = Job(Claim(f"job{number}", project, WEIGHTS[project]), Session(request), self.events.now)
         self.jobs[job.claim.job] = job

@@ -224,14 +224,14 @@ class Proxy:
 
 
 def test_a_file_is_sent_over_a_line_that_breaks_and_read_back(conductor: Conductor, tmp_path: Path) -> None:
-    size, part = 24 * 2**20, 8 * 2**20
+    size, part = 40 * 2**20, 16 * 2**20
     (tmp_path / "weights").write_bytes(random.Random(3).randbytes(size))
     proxy = Proxy(conductor.target, [part, part])
     with Client(proxy.target, config=ClientConfig(patience_s=40)) as client:
         content = client.upload(tmp_path / "weights")
         assert len(proxy.passed) >= 3
-        # Of each line that broke only what was on it was lost: a chunk, and what gRPC sends ahead.
-        assert size < sum(proxy.passed) < size + 2 * 5 * 2**20
+        # Of each line that broke only what was on it was lost: a chunk, and what buffers hold (6 MiB have been seen).
+        assert size < sum(proxy.passed) < size + 2 * 12 * 2**20
         before = sum(proxy.passed)
         assert client.upload(tmp_path / "weights") == content
         assert sum(proxy.passed) - before < 10_000, "it is there, and not sent"
