@@ -35,7 +35,7 @@ test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster
 	$(BIN)/python -m pytest tests -m apart
 
 test-faults: $(STAMP) ## kill every process at every point of a job, on both databases: the whole crash matrix
-	$(BIN)/python -m pytest tests/faults -m "faults or not faults" --durations=10
+	$(BIN)/python -m pytest tests/faults -m "faults or not faults" -n $(WORKERS) --dist worksteal --durations=10
 
 lint: $(STAMP) $(PROTO_VENV)/.installed ## ruff, mypy, import-linter, buf, generated code up to date
 	$(BIN)/ruff check .

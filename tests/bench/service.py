@@ -147,6 +147,8 @@ def works(folder: Path, *, quick: bool = False) -> Part:
         Line("bare calls that do nothing", found.no_op_calls_per_s, "/s"),
         Line("overhead at 10 ms a work", 100 * short.overhead, "%", most=25),
         Line("overhead at 1 s a work", 100 * long.overhead, "%", most=2),
+        Line("at 10 ms, against calls that are queued ahead", 100 * short.overhead_queued, "%"),
+        Line("at 1 s, against calls that are queued ahead", 100 * long.overhead_queued, "%"),
     )
     return Part(lines, asdict(found))
 

@@ -1,7 +1,10 @@
 """The coordinator on a real Ray: works a second, and what it takes more than bare calls of Ray actors.
 
 The evaluators' worker sleeps for as long as the work's subject says. The bare calls are of actors that do the same with
-no coordinator: all of them are made at once, each actor's in its own queue, so that Ray alone is what they wait for.
+no coordinator, in two ways: one at a time of each actor, the next when the last has answered, as the coordinator gives
+works and as `ray.util.ActorPool` does; and all at once, each actor's in its own queue, so that no call has to wait for
+its way to the actor. The second is no way to do works of which nobody knows beforehand who will be free first; it tells
+what Ray itself takes.
 """
 
 from __future__ import annotations
@@ -42,15 +45,19 @@ class Compared:
         work_s: What the evaluator does for each.
         works: In each round.
         ours_s: Median of a round through the coordinator.
-        bare_s: Median of a round of bare calls.
+        bare_s: Median of a round of bare calls, one at a time.
+        queued_s: Median of a round of bare calls, all at once.
         overhead: Median over the rounds of ours against bare in the same round, 0.1 is 10 %.
+        overhead_queued: The same against those all at once.
     """
 
     work_s: float
     works: int
     ours_s: float
     bare_s: float
+    queued_s: float
     overhead: float
+    overhead_queued: float
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Worked:
 
     Attributes:
         no_ops_per_s: Works that do nothing, a second.
-        no_op_calls_per_s: Bare calls that do nothing, a second.
+        no_op_calls_per_s: Bare calls that do nothing, one at a time of each actor, a second.
     """
 
     no_ops_per_s: float
@@ -109,6 +116,20 @@ def _ours(executor: JobExecutor, works: int, seconds: float) -> float:
 
 
 def _bare(actors: list[Any], calls: int, seconds: float) -> float:
+    """Seconds for so many calls, one at a time of each actor."""
+    start, made = time.perf_counter(), len(actors)
+    running = {actor.run.remote(seconds): actor for actor in actors[:calls]}
+    while running:
+        answered, _ = ray.wait(list(running), num_returns=1, timeout=_PATIENCE_S)
+        ray.get(answered)
+        actor = running.pop(answered[0])
+        if made < calls:
+            running[actor.run.remote(seconds)] = actor
+            made += 1
+    return time.perf_counter() - start
+
+
+def _queued(actors: list[Any], calls: int, seconds: float) -> float:
     """Seconds for so many calls, made at once."""
     start = time.perf_counter()
     ray.get([actors[number % len(actors)].run.remote(seconds) for number in range(calls)], timeout=_PATIENCE_S)
@@ -116,11 +137,15 @@ def _bare(actors: list[Any], calls: int, seconds: float) -> float:
 
 
 def _compare(executor: JobExecutor, actors: list[Any], works: int, seconds: float, rounds: int) -> Compared:
-    """Both in turn."""
-    pairs = [(_ours(executor, works, seconds), _bare(actors, works, seconds)) for _ in range(rounds)]
-    ours, bare = zip(*pairs, strict=True)
-    overhead = statistics.median(own / other - 1 for own, other in pairs)
-    return Compared(seconds, works, statistics.median(ours), statistics.median(bare), overhead)
+    """All in turn."""
+    ways = [
+        (_ours(executor, works, seconds), _bare(actors, works, seconds), _queued(actors, works, seconds))
+        for _ in range(rounds)
+    ]
+    ours, bare, queued = (statistics.median(way) for way in zip(*ways, strict=True))
+    overhead = statistics.median(own / other - 1 for own, other, _ in ways)
+    overhead_queued = statistics.median(own / other - 1 for own, _, other in ways)
+    return Compared(seconds, works, ours, bare, queued, overhead, overhead_queued)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def survive(
     hold = rig.moments.hold(there.meant, skip=there.skip)
     rig.open()
     if there.before_job:
-        assert hold.reached.wait(60)
+        assert hold.reached.wait(180)  # Ray may take a minute to start where others want the cores
     name = rig.create(spec)
     assert hold.reached.wait(timeout_s), rig.said(name)
     rig.kill(victim, hold)
