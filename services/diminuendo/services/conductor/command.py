@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -93,6 +94,7 @@ async def _run(settings: ConductorSettings) -> Literal[0, 1]:
     """Serve until a signal comes; 1 when something broke instead."""
     with stop_signals() as asked:
         async with conducting(settings) as running:
+            gc.freeze()  # what is there now stays: collections need not go through it again and again
             typer.echo(f"ready grpc={running.grpc} http={running.http}")
             _log.info("serving", grpc=running.grpc, http=running.http, data_dir=str(settings.data_dir))
             told = asyncio.create_task(asked.wait())

@@ -136,8 +136,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         finally:
             code = ended[-1] if ended else grpc.StatusCode.OK
-            self._metrics.rpcs.labels(method, code.name).inc()
-            self._metrics.rpc_seconds.labels(method).observe(time.monotonic() - start)
+            self._metrics.count_rpc(method, code, time.monotonic() - start)
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()

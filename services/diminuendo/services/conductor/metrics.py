@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import grpc
 from diminuendo.v1 import job_pb2
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -34,6 +35,7 @@ class Metrics:
         """Fresh, all at zero."""
         self._clock = clock
         self._clusters: dict[str, Cluster] = {}
+        self._rpc_series: dict[tuple[str, grpc.StatusCode], tuple[Counter, Histogram]] = {}
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.store_up = Gauge(
@@ -100,6 +102,16 @@ class Metrics:
             buckets=RPC_BUCKETS,
             registry=registry,
         )
+
+    def count_rpc(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """A call has ended."""
+        series = self._rpc_series.get((method, code))
+        if series is None:
+            series = self.rpcs.labels(method, code.name), self.rpc_seconds.labels(method)
+            self._rpc_series[method, code] = series
+        ended, took = series
+        ended.inc()
+        took.observe(seconds)
 
     def count_evaluation(self, evaluation: job_pb2.EvaluationFinished) -> None:
         """One work came back."""

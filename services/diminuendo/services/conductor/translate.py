@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
 
 from diminuendo.services.conductor.jobs import timestamp, timestamp_or_none
@@ -29,6 +31,25 @@ def to_job(job: Job) -> job_pb2.Job:
         retry_of=job.retry_of,
         deadline=timestamp_or_none(job.deadline),
     )
+
+
+class Shown:
+    """Resources of the jobs shown last. The store gives the same record as long as nothing has changed."""
+
+    def __init__(self, most: int = 2048) -> None:
+        """Remember so many."""
+        self._most = most
+        self._resources: OrderedDict[str, tuple[Job, job_pb2.Job]] = OrderedDict()
+
+    def of(self, job: Job) -> job_pb2.Job:
+        """The resource as clients see it; it must not be changed."""
+        record, resource = self._resources.get(job.name, (None, None))
+        if record is not job or resource is None:
+            resource = to_job(job)
+            self._resources[job.name] = job, resource
+            if len(self._resources) > self._most:
+                self._resources.popitem(last=False)
+        return resource
 
 
 def to_lease(lease: Lease, weight: float) -> coordinator_service_pb2.Lease:

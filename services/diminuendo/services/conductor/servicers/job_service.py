@@ -15,7 +15,7 @@ from diminuendo.services.common import logs
 from diminuendo.services.conductor import validate, validate_listing
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.store.base import Clock, Store
-from diminuendo.services.conductor.translate import to_job
+from diminuendo.services.conductor.translate import Shown, to_job
 from diminuendo.services.conductor.waiting import ended_within, follow
 
 MAX_PAGE_BYTES = 3 * 1024 * 1024
@@ -29,6 +29,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     def __init__(self, store: Store, notifier: Notifier, clock: Clock) -> None:
         """Read and write this store; wait with this notifier."""
         self._store, self._notifier, self._clock = store, notifier, clock
+        self._shown = Shown()
 
     async def CreateJob(self, request: job_service_pb2.CreateJobRequest, context: _Context) -> job_pb2.Job:
         """Store a job and queue it."""
@@ -39,7 +40,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_pb2.Job:
         """One job."""
-        return to_job(await self._store.get_job(validate.get_job(request)))
+        return self._shown.of(await self._store.get_job(validate.get_job(request)))
 
     async def ListJobs(
         self, request: job_service_pb2.ListJobsRequest, context: _Context
