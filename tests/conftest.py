@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
-from tests.postgres import Postgres
 
+if "grpc" in sys.modules:
+    raise RuntimeError("grpc was imported before the coordinator could say that it has no part in forks: see there")
 import diminuendo.services.coordinator  # noqa: F401 - what it sets for Ray counts only before grpc is imported
+
+# isort: split
+from tests.postgres import Postgres
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start background commands with SIGINT ignored, and children inherit that: Ctrl-C could not be tested.

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2, job_service_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.typing import EventDict
 from tests.services.coordinator.conftest import Executors, Server, until
 from tests.services.coordinator.workers import DEADLY, SCRIPTED, SLOW_WORLD, WORLD
 
@@ -253,7 +255,14 @@ def test_attempts_that_come_to_nothing_are_in_the_log_at_once(server: Server, ex
     name = server.create().name
     (executors.folder.parent / "kills").touch()
     executor = executors.shared(DEADLY, evaluators=1)
-    running = threading.Thread(target=run, args=(server, executor, executors.folder))
+
+    def logged() -> None:
+        with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as written:
+            run(server, executor, executors.folder)
+        lines.extend(written)
+
+    lines: list[EventDict] = []
+    running = threading.Thread(target=logged)
     running.start()
     assert until(lambda: server.get(name).last_sequence >= 3)  # queued, running, leased
     watch = server.jobs.WatchJob(job_service_pb2.WatchJobRequest(name=name), timeout=60)
@@ -266,3 +275,9 @@ def test_attempts_that_come_to_nothing_are_in_the_log_at_once(server: Server, ex
     kept = [(e.attempt_lost.index, e.attempt_lost.attempt) for e in events if e.WhichOneof("kind") == "attempt_lost"]
     assert kept == [(0, 1)]
     assert server.get(name).state == job_pb2.JOB_STATE_SUCCEEDED
+    kinds = ("attempt_lost", "evaluation_finished")
+    of = {kind: [line for line in lines if line["event"] == kind] for kind in kinds}
+    assert all(line["job"] == name for found in of.values() for line in found)
+    finished = [e.evaluation_finished for e in events if e.WhichOneof("kind") == "evaluation_finished"]
+    assert [(line["work"], line["key"]) for line in of["evaluation_finished"]] == [(e.index, e.key) for e in finished]
+    assert [(line["work"], line["key"]) for line in of["attempt_lost"]] == [(0, finished[0].key)]

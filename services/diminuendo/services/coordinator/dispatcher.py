@@ -309,8 +309,10 @@ class Dispatcher(threading.Thread):
         work, count = attempts.work, len(attempts.losses)
         log.warning(
             "attempt_lost",
+            job=attempts.job.partition("#")[0],  # without the epoch that a claim adds
             evaluator=slot.name,
             work=work.index,
+            key=work.key,
             subject=work.subject,
             attempt=count,
             cause=loss.cause,

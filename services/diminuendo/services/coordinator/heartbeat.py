@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -50,7 +51,8 @@ class Heartbeat:
         self._statuses, self._changed, self._on_priority = statuses, changed, on_priority
         self.beside: Callable[[], object] = bool
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        bound = contextvars.copy_context()  # so that its lines name the job, too
+        self._thread = threading.Thread(target=lambda: bound.run(self._run), name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         """Start."""

@@ -116,7 +116,7 @@ class ConductorJournal:
         if done.evaluator and not done.remembered and not isinstance(done.answer, Failed):
             content = answer_to_bytes(done.answer)
         if len(content) > _MAX_OUTCOME:
-            log.warning("outcome_too_large", work=done.work.index, bytes=len(content))
+            log.warning("outcome_too_large", work=done.work.index, key=done.work.key, bytes=len(content))
             content = b""
         prepared = self._original() if done.work.question.kind == "evaluate" else None
         evaluation = translate.to_evaluation(done, prepared)
@@ -124,6 +124,15 @@ class ConductorJournal:
             **self._writer(), evaluation=evaluation, outcome=content, artifacts=artifacts_of(done.answer)
         )
         self._call(self._conductor.stub.ReportEvaluation, request)
+        log.info(
+            "evaluation_finished",
+            work=done.work.index,
+            key=done.work.key,
+            subject=done.work.subject,
+            evaluator=done.evaluator,
+            seconds=round(done.seconds, 3),
+            remembered=done.remembered,
+        )
 
     def commit(self, step: Step, session: Session) -> None:
         """Store a step with the search's state."""
@@ -142,6 +151,7 @@ class ConductorJournal:
         self._call(self._conductor.stub.CommitStep, request)
         self._warnings.clear()
         self._next_step = step.index + 1
+        log.info("step_committed", step=step.index, key=step.key, stage=step.stage)
 
     def stopped(self) -> bool:
         """True when the job is cancelled or paused, its lease lost, or the process ending."""
