@@ -54,7 +54,7 @@ OTHER_S = 2.0
 
 LOST = 0.01
 START_S = 10.0
-EVALUATIONS: dict[EffortName, int] = {"quick": 40, "deep": 100}
+EVALUATIONS: dict[EffortName, int] = {"quick": 40, "deep": 40}
 """The most of a job, by its effort."""
 
 LATE_SHARE = 0.02
