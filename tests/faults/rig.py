@@ -63,6 +63,7 @@ class Rig:
         self._conductor: Conductor | None = None
         self._channel: grpc.Channel | None = None
         self._url, self._cells = "", 0
+        self._headless: Coordinator | None = None
 
     def close(self) -> None:
         """End everything."""
@@ -88,6 +89,9 @@ class Rig:
         self._url = f"sqlite:///{folder / 'diminuendo.db'}" if database == "sqlite" else self.postgres.empty_database()
         self._conductor = Conductor(folder, database=self._url, artifacts=self._artifacts, lease_s=lease_s)
         self._start_conductor()
+        if self._headless is not None and self._headless.running():
+            self._headless.kill()  # it ends within seconds, and is not to lease this cell's job before
+        self._headless = None
         self.coordinate("one")
 
     def open(self) -> None:
@@ -202,6 +206,7 @@ class Rig:
 
     def _kill_ray_head(self, hold: Hold) -> None:
         self.coordinators["one"].ray_head().kill()
+        self._headless = self.coordinators["one"]
         self.record.killed("the Ray head", LOSES["ray_head"], lasting=True)  # the rest of Ray ends within seconds
         hold.let_go()
 
