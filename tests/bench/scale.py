@@ -54,8 +54,8 @@ OTHER_S = 2.0
 
 LOST = 0.01
 START_S = 10.0
-EVALUATIONS: dict[EffortName, int] = {"quick": 40, "deep": 40}
-"""The most of a job, by its effort."""
+EVALUATIONS = 40
+"""The most of a job."""
 
 LATE_SHARE = 0.02
 """Jobs that come when the others are in the middle of it."""
@@ -195,11 +195,7 @@ class Simulation:
     def _come(self, number: int, seed: int) -> Job:
         project = list(WEIGHTS)[number % len(WEIGHTS)]
         request = Request(
-            "zoo:made-up",
-            1.0,
-            seed=1000 * seed + number,
-            effort=self.effort,
-            budget=(("evaluations", EVALUATIONS[self.effort]),),
+            "zoo:made-up", 1.0, seed=1000 * seed + number, effort=self.effort, budget=(("evaluations", EVALUATIONS),)
         )
         job = Job(Claim(f"job{number}", project, WEIGHTS[project]), Session(request), self.events.now)
         self.jobs[job.claim.job] = job

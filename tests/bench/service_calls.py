@@ -122,7 +122,7 @@ async def _names(target: str, count: int) -> list[str]:
         return [job.name for job in found.jobs]
 
 
-def both(folder: Path, *, database: str = "", seconds: float = 10.0, warm_s: float = 2.0) -> dict[str, Calls]:
+def both(folder: Path, *, database: str = "", seconds: float, warm_s: float) -> dict[str, Calls]:
     """CreateJob and then GetJob on a conductor of their own, by method."""
     with conductor(folder, database=database) as server:
         created = measure(server, CREATE, [], seconds=seconds, warm_s=warm_s)

@@ -7,7 +7,7 @@ from tests.bench import scale
 
 
 def test_evaluators_are_busy_and_shares_are_fair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(scale.EVALUATIONS, "quick", 10)
+    monkeypatch.setattr(scale, "EVALUATIONS", 10)
     found = scale.simulate(4, 15, seed=1, effort="quick")
     assert found["busy_while_queued"] > 0.95
     assert found["worst_share_off"] < 0.35, "in so short a time; without weights it would be 1"

@@ -16,7 +16,8 @@ from diminuendo.engine.plan import Plan
 from diminuendo.engine.search import propose
 from diminuendo.engine.search.session import RESERVE_STEP, RESERVES
 from diminuendo.engine.search.settings import EFFORTS
-from diminuendo.engine.search.standing import TUNING, Standing
+from diminuendo.engine.search.space import Space
+from diminuendo.engine.search.standing import TUNING, Crowd, Standing
 from diminuendo.engine.search.state import State, Trial
 from diminuendo.engine.search.work import Evaluated, Judge
 
@@ -30,7 +31,11 @@ def standing(*drops: tuple[float, float]) -> Standing:
         plan = Plan(tuple((layer.spec.name, layer.options[-1 - index].choice) for layer in space.layers))
         cost = replace(space.cost(plan), params=int(space.total.params / ratio))
         state.trials.append(Trial(index, "first", plan.choices, None, 1.0, 1.0, cost, drop, math.exp(drop), "weights"))
-    return Standing.of(state, space)
+    return standing_of(state, space)
+
+
+def standing_of(state: State, space: Space) -> Standing:
+    return Standing(state, space, Crowd(space, state.request.tolerance, state.trials))
 
 
 def tried(run: Run, role: str) -> list[float]:
@@ -115,7 +120,7 @@ def test_a_tuning_that_brought_much_or_nothing_moves_the_forecast() -> None:
         before = tuned.state.trials[1]
         more = replace(before, index=2, role="keep", parent=1, epochs=6.0, lineage_epochs=7.0, drop=drop)
         tuned.state.trials.append(replace(more, divergence=math.exp(drop)))
-        tuned = Standing.of(tuned.state, tuned.space)
+        tuned = standing_of(tuned.state, tuned.space)
         return tuned.forecast(before, 6.0) / tuned.estimates[1]
 
     assert after(0.5) < (2 / 8) ** TUNING < after(1.2)

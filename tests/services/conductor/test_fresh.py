@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,8 @@ def named(name: str) -> NewJob:
     return NewJob(name=f"projects/p/jobs/{name}", project="p", spec=SPEC, labels={})
 
 
-def job(name: str, priority: int = 0) -> Job:
-    return replace(rules.create(named(name), 1).job, priority=priority)
+def job(name: str) -> Job:
+    return rules.create(named(name), 1).job
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from diminuendo.engine.plan import Plan
@@ -61,12 +61,7 @@ class Standing:
 
     state: State
     space: Space
-    crowd: Crowd = field(compare=False)
-
-    @classmethod
-    def of(cls, state: State, space: Space) -> Standing:
-        """The standing of a whole state."""
-        return cls(state, space, Crowd(space, state.request.tolerance, state.trials))
+    crowd: Crowd
 
     @property
     def trials(self) -> list[Trial]:

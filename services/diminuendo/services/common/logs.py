@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
@@ -45,7 +45,7 @@ def configure(*, service: str, level: LogLevel = "info", style: LogStyle = "auto
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Stderr(),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
     _route_standard_logging(shared, last)
@@ -53,7 +53,7 @@ def configure(*, service: str, level: LogLevel = "info", style: LogStyle = "auto
 
 def _route_standard_logging(shared: list[Processor], last: list[Processor]) -> None:
     """Lines of libraries that use `logging` come out in the same form, from warnings up."""
-    handler = _Handler()
+    handler = logging.StreamHandler(_Stderr())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -65,25 +65,19 @@ def _route_standard_logging(shared: list[Processor], last: list[Processor]) -> N
 
 
 class _Stderr:
-    """Writes lines to the stderr of the moment, and never fails: a full disk or a pipe that nobody reads any more
-    costs the line, not the thread that wrote it.
+    """The stderr of the moment as a file that never fails: a full disk or a pipe that nobody reads any more costs the
+    line, not the thread that wrote it.
     """
 
-    def msg(self, line: str) -> None:
-        """Write one line, if that can be done."""
-        # ValueError: it is closed. One write per line: lines of several threads are not mixed.
+    def write(self, text: str) -> None:
+        """Write, if that can be done."""
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be done."""
         with suppress(OSError, ValueError):
-            sys.stderr.write(line + "\n")
             sys.stderr.flush()
-
-    log = debug = info = warning = warn = error = exception = critical = fatal = msg
-
-
-class _Handler(logging.Handler):
-    """Writes what `logging` was told in the same way."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _Stderr().msg(self.format(record))
 
 
 def get(name: str) -> FilteringBoundLogger:

@@ -43,13 +43,12 @@ class Shown:
 
     def of(self, job: Job) -> job_pb2.Job:
         """The resource as clients see it; it must not be changed."""
-        record, resource = self._resources.get(job.name, (None, None))
-        if record is not job or resource is None:
-            resource = to_job(job)
-            self._resources[job.name] = job, resource
+        shown = self._resources.get(job.name)
+        if shown is None or shown[0] is not job:
+            shown = self._resources[job.name] = job, to_job(job)
             if len(self._resources) > self._most:
                 self._resources.popitem(last=False)
-        return resource
+        return shown[1]
 
 
 def to_lease(lease: Lease, weight: float) -> coordinator_service_pb2.Lease:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
 from diminuendo.services.common import logs
-from diminuendo.services.coordinator import failures
+from diminuendo.services.coordinator import failures, translate
 from diminuendo.services.coordinator.attempts import AttemptLost, Loss
 from diminuendo.services.coordinator.ledger import Ledger
 from diminuendo.services.coordinator.line import Claim, Line
@@ -309,7 +309,7 @@ class Dispatcher(threading.Thread):
         work, count = attempts.work, len(attempts.losses)
         log.warning(
             "attempt_lost",
-            job=attempts.job.partition("#")[0],  # without the epoch that a claim adds
+            job=translate.job_of(attempts.job),
             evaluator=slot.name,
             work=work.index,
             key=work.key,

@@ -42,12 +42,17 @@ def to_claim(given: v1.Lease) -> Claim:
     """What a leased job may have of the evaluators."""
     job = given.job
     return Claim(
-        job=f"{job.name}#{given.epoch}",  # one of an earlier epoch may still be on its way out
+        job=f"{job.name}#{given.epoch}",  # one of an earlier epoch may still be on its way out; see `job_of`
         project=job.name.split("/")[1],
         weight=given.weight or 1.0,
         priority=job.priority,
         most=job.spec.parallel if job.spec.HasField("parallel") else None,
     )
+
+
+def job_of(claim: str) -> str:
+    """Name of the job that a claim is of."""
+    return claim.partition("#")[0]
 
 
 def to_request(spec: job_pb2.JobSpec) -> Request:
