@@ -11,7 +11,8 @@ import diminuendo.engine as engine
 
 
 def test_public_names_are_these() -> None:
-    assert engine.__all__ == ["Compressed", "Metric", "Recipe", "Samples", "Task", "apply", "compress", "load"]
+    names = ["Compressed", "Fit", "Metric", "Recipe", "Samples", "SetMetric", "Task", "apply", "compress", "load"]
+    assert engine.__all__ == names
     for name in engine.__all__:
         assert getattr(engine, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

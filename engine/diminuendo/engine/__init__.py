@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from diminuendo.engine.application import apply
     from diminuendo.engine.compression import Compressed, compress
     from diminuendo.engine.loading import load
-    from diminuendo.engine.task import Metric, Recipe, Samples, Task
+    from diminuendo.engine.task import Fit, Metric, Recipe, Samples, SetMetric, Task
 
-__all__ = ["Compressed", "Metric", "Recipe", "Samples", "Task", "apply", "compress", "load"]
+__all__ = ["Compressed", "Fit", "Metric", "Recipe", "Samples", "SetMetric", "Task", "apply", "compress", "load"]
 
 _HOMES = {
     "Compressed": "compression",
+    "Fit": "task",
     "Metric": "task",
     "Recipe": "task",
     "Samples": "task",
+    "SetMetric": "task",
     "Task": "task",
     "apply": "application",
     "compress": "compression",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +165,63 @@ class Metric:
     score: Callable[[Any, Any], Tensor]
     higher_is_better: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be reported or called."""
+        _check_named(self.name)
+        _check_function("metric.score", self.score, "(outputs, targets) -> (N,) value of each sample")
+
+
+@dataclass(frozen=True)
+class SetMetric:
+    """A metric of a whole set of samples that is no mean over them: F1, AUC, mAP, mean IoU, RMSE, perplexity, R2.
+
+    What each sample adds is taken batch by batch, and the metric of it once for all samples. The root of the mean
+    squared error, for instance, of (N, 1) outputs and targets::
+
+        SetMetric(
+            "rmse",
+            statistics=lambda outputs, targets: (outputs - targets).square().flatten(),
+            value=lambda errors: float(errors.mean().sqrt()),
+            higher_is_better=False,
+        )
+
+    `diminuendo.engine.metrics` has the common ones ready.
+
+    Attributes:
+        name: What it is called in reports, e.g. ``mean_iou``.
+        statistics: (outputs, targets) of a batch -> (N, ...) what each sample adds, as numbers: counts, a score and a
+            label, an error. Of a sample alone, whatever else is in its batch. Outputs are what the network returns in
+            eval mode.
+        value: (N, ...) float64 statistics of any samples, in any order -> the metric, in the points that delta is
+            given in. It is called many times, on samples drawn with repetition, to see how far chance moves it: draws
+            that it raises on or that give no finite number are left out.
+        higher_is_better: Its direction.
+    """
+
+    name: str
+    statistics: Callable[[Any, Any], Tensor]
+    value: Callable[[Tensor], float]
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be reported or called."""
+        _check_named(self.name)
+        _check_function("metric.statistics", self.statistics, "(outputs, targets) -> (N, ...) what each sample adds")
+        _check_function("metric.value", self.value, "(N, ...) statistics -> one number")
+
+
+AnyMetric = Metric | SetMetric
+
+
+def _check_named(name: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise TaskError(f"metric.name: {name!r} cannot be shown in a report; give a short name such as 'top1'")
+
+
+def _check_function(field: str, value: Any, example: str) -> None:
+    if not callable(value):
+        raise TaskError(f"{field}: a {type(value).__name__} is not a function; give {example}")
+
 
 def top1_score(logits: Tensor, targets: Tensor) -> Tensor:
     """How often the largest logit is the target's.
@@ -233,6 +290,51 @@ def _number(what: str, value: Any) -> Tensor:
     return value.reshape(())
 
 
+class Batches(Protocol):
+    """What gives the batches of a tuning."""
+
+    def __call__(self, size: int | None = None) -> Iterator[Samples]:
+        """Batches of so many passes as are asked for; of `size` samples at most, None: of the recipe's."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training loop of the owner's is asked to do, and what it may use; see `Task.fit`.
+
+    A loop that is as ours but for the optimizer::
+
+        def fit(network, fit):
+            optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3 * fit.rate)
+            for batch in fit.batches():
+                optimizer.zero_grad()
+                fit.loss(network, batch.inputs, batch.targets).backward()
+                optimizer.step()
+
+    Attributes:
+        epochs: Passes over the training data that are wanted, or a part of one: 0.25 is a quarter of the samples.
+        rate: What learning rates are to be multiplied by: 1 unless a search tries gentler or stronger tunings.
+        seed: Of whatever is drawn; torch's, Python's and NumPy's global random numbers follow it already.
+        start: Passes that these weights have had before.
+        train: The task's training data, as it was given.
+        device: Where the network is, and where its inputs and targets are to be.
+        teacher: inputs of a batch -> the original's logits on them, without gradient, on the device.
+        loss: (network, inputs, targets) of a batch -> scalar, what our own tuning makes small: the owner's loss and
+            the distance from the original. Runs the network.
+        batches: Training samples on the device in a seeded order, augmented as the task says, `epochs` passes of them:
+            `batches()` in the recipe's batch size, `batches(size)` in another one, at most so large.
+    """
+
+    epochs: float
+    rate: float
+    seed: int
+    start: float
+    train: Data
+    device: torch.device
+    teacher: Callable[[Any], Tensor]
+    loss: Callable[[nn.Module, Any, Any], Tensor]
+    batches: Batches
+
+
 Augment = Callable[[Any, torch.Generator], Any]
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], LRScheduler]
@@ -251,7 +353,8 @@ class Task:
             other is sealed for the certificate. As `train`; what does not fit into memory is read by index.
         loss: (outputs, targets) -> scalar, or a mapping of scalars that are added up; of what the network returns in
             training mode. The default, and it alone, is given the logits in place of the outputs.
-        metric: What delta is about. `TOP1`, and it alone, is given the logits in place of the outputs.
+        metric: What delta is about: a mean over samples (`Metric`), or any other figure of a set of them (`SetMetric`).
+            `TOP1`, and it alone, is given the logits in place of the outputs.
         augment: (inputs, generator) -> inputs of a training batch; None: as they are.
         recipe: How candidates are fine-tuned.
         name: For people.
@@ -266,13 +369,19 @@ class Task:
         scheduler: (optimizer, steps) -> what sets its rates, called once after each of so many steps; None: one cycle.
         forward: (network, inputs) -> outputs of a batch, wherever the network is run; None: the network is called, see
             `diminuendo.engine.tree.call`.
+        fit: (network, fit) -> None, a training loop in place of ours, which trains the network in place; see `Fit`.
+            Every candidate is tuned by it, and the original for comparison. Optimizer and scheduler are then its own
+            matter, bfloat16 is not tried, and where memory runs out it is not run again in smaller batches. Weights
+            that it leaves NaN or infinite count as diverged. It must train what requires a gradient and nothing else,
+            replace no module, and draw random numbers from torch's, Python's or NumPy's global generators or one of
+            `Fit.seed` alone, so that a job can be repeated.
     """
 
     model: nn.Module
     train: Data
     evaluation: Data
     loss: Callable[[Any, Any], Losses] = functional.cross_entropy
-    metric: Metric = TOP1
+    metric: AnyMetric = TOP1
     augment: Augment | None = None
     recipe: Recipe = Recipe()
     name: str = "task"
@@ -281,6 +390,7 @@ class Task:
     optimizer: MakeOptimizer | None = None
     scheduler: MakeScheduler | None = None
     forward: Callable[[nn.Module, Any], Any] | None = None
+    fit: Callable[[nn.Module, Fit], None] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be called."""
@@ -291,11 +401,17 @@ class Task:
             "optimizer": "lambda parameters: torch.optim.AdamW(parameters, lr=1e-3), or None",
             "scheduler": "lambda optimizer, steps: lr_scheduler.CosineAnnealingLR(optimizer, steps), or None",
             "forward": "(network, inputs) -> outputs, or None",
+            "fit": "(network, fit) -> None, which trains the network in place, or None",
         }
         for name, example in examples.items():
             value = getattr(self, name)
-            if not callable(value) and (value is not None or name in ("loss", "logits")):
-                raise TaskError(f"{name}: a {type(value).__name__} is not a function; give {example}")
+            if value is not None or name in ("loss", "logits"):
+                _check_function(name, value, example)
+        if not isinstance(self.metric, Metric | SetMetric):
+            raise TaskError(
+                f"metric: a {type(self.metric).__name__} is neither a Metric nor a SetMetric; give Metric(name, score) "
+                "for a mean over samples, SetMetric(name, statistics, value) for any other"
+            )
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of a batch."""
@@ -304,6 +420,11 @@ class Task:
         logits = self.logits(outputs)
         return functional.cross_entropy(logits, _aligned(logits, targets))
 
+    @property
+    def by_top1(self) -> bool:
+        """Whether the metric is how often the largest logit is the target's."""
+        return isinstance(self.metric, Metric) and self.metric.score is top1_score
+
     def scored(self, outputs: Any) -> Any:
         """What the metric is given of the outputs."""
-        return self.logits(outputs) if self.metric.score is top1_score else outputs
+        return self.logits(outputs) if self.by_top1 else outputs

@@ -38,7 +38,7 @@ from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.streaming import StreamTeacher
 from diminuendo.engine.survey.calibrate import Calibration
 from diminuendo.engine.survey.discover import Discovery, discover
-from diminuendo.engine.task import Recipe, Samples, Task, TaskError, top1_score
+from diminuendo.engine.task import Recipe, Samples, Task, TaskError
 from diminuendo.engine.teacher import Teacher
 from diminuendo.engine.tryout import Pace, fastest, ways
 from diminuendo.engine.usercode import UserCodeError, user_code
@@ -211,7 +211,7 @@ class Workbench:
     def labels(self, count: int) -> Labels | None:
         """Classes of the data; of streamed training data those of so many samples. None where targets are none."""
         train = self.train.classes if isinstance(self.train, Samples) else self._some(count).classes
-        top1 = self.task.metric.score is top1_score
+        top1 = self.task.by_top1
         return labels_of(train, self.search_half.classes, self.sealed_half.classes, self.reference, top1=top1)
 
     def measure(self, model: nn.Module, samples: Samples | Indexed) -> tuple[Tensor, Tensor]:
