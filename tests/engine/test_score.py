@@ -3,20 +3,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
+from diminuendo.engine import bootstrap, metrics
 from diminuendo.engine.score import (
     Divergence,
     NotFiniteError,
     Varying,
+    deviation_of,
     divergence,
+    joined_scores,
     outputs_of,
     scores_of,
+    value_of_metric,
     verdict,
 )
-from diminuendo.engine.task import TOP1, Metric, TaskError
+from diminuendo.engine.task import TOP1, Metric, SetMetric, TaskError
 
 
 def test_top1_is_in_points_of_each_sample() -> None:
@@ -212,3 +217,175 @@ class LastState(nn.Module):
 def test_outputs_whose_other_parts_have_no_sample_dimension_first_are_left_out() -> None:
     x = torch.arange(6.0).reshape(3, 2)
     assert torch.equal(outputs_of(LastState(), x, batch_size=2, part=lambda outputs: outputs[0]), x)
+
+
+# --- metrics of a set of samples -------------------------------------------------------------------------------
+
+
+def mean_metric(*, higher_is_better: bool = True) -> SetMetric:
+    """A mean in disguise."""
+    return SetMetric("mean", lambda outputs, targets: outputs, lambda values: float(values.mean()), higher_is_better)
+
+
+def normal(count: int, seed: int) -> Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_set_metric_is_the_value_of_all_samples_statistics() -> None:
+    metric = metrics.rmse()
+    outputs, targets = torch.tensor([[3.0], [0.0], [1.0]]), torch.tensor([[0.0], [4.0], [1.0]])
+    scores = scores_of(metric, outputs, targets)
+    assert (scores.tolist(), scores.dtype) == ([9.0, 16.0, 0.0], torch.float64)
+    assert value_of_metric(metric, scores) == pytest.approx(math.sqrt(25 / 3))
+    assert value_of_metric(TOP1, torch.tensor([100.0, 0.0])) == 50.0
+    shapes = [torch.zeros(2, 3), torch.zeros(1, 3)]
+    assert joined_scores(metric, shapes).shape == (3, 3)
+
+
+def test_a_value_that_sorts_in_place_leaves_the_statistics_alone() -> None:
+    median = SetMetric("median", lambda outputs, targets: outputs, lambda values: float(values.median()))
+    sorting = SetMetric("median", median.statistics, lambda values: float(values.copy_(values.sort()[0])[1]))
+    scores = torch.tensor([3.0, 1.0, 2.0])
+    assert value_of_metric(sorting, scores) == value_of_metric(median, scores) == 2.0
+    assert scores.tolist() == [3.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("found", [2, 2.0, torch.tensor(2.0), torch.tensor([2]), numpy.float32(2), numpy.int64(2)])
+def test_a_number_of_any_kind_is_a_value(found: Any) -> None:
+    metric = SetMetric("two", lambda outputs, targets: outputs, lambda values: found)
+    assert value_of_metric(metric, torch.zeros(3)) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        (math.nan, NotFiniteError, r"metric 'odd' is nan of 3 samples; let SetMetric\.value give a finite number"),
+        (math.inf, NotFiniteError, r"metric 'odd' is inf"),
+        (torch.zeros(3), TaskError, r"metric 'odd': its value is shape \(3,\); let .* return one real number"),
+        (torch.tensor(1j), TaskError, r"metric 'odd': its value is shape \(\)"),
+        (None, TaskError, r"metric 'odd': its value is a NoneType"),
+        (True, TaskError, r"metric 'odd': its value is a bool"),
+        (1j, TaskError, r"metric 'odd': its value is a complex"),
+    ],
+)
+def test_what_is_no_value_is_said(found: Any, error: type[Exception], message: str) -> None:
+    metric = SetMetric("odd", lambda outputs, targets: outputs, lambda values: found)
+    with pytest.raises(error, match=message):
+        value_of_metric(metric, torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        (torch.zeros(2, 3), TaskError, r"returned shape \(2, 3\) for 3 samples; .* shape \(N, \.\.\.\) with N = 3"),
+        (torch.tensor(1.0), TaskError, r"returned shape \(\) for 3 samples"),
+        (7.0, TaskError, r"returned a float for 3 samples"),
+        (torch.zeros(3, dtype=torch.complex64), TaskError, r"returned shape \(3,\) for 3 samples"),
+        (torch.full((3, 2), math.nan), NotFiniteError, r"returned a value that is not finite"),
+    ],
+)
+def test_statistics_of_another_shape_are_said(found: Any, error: type[Exception], message: str) -> None:
+    metric = SetMetric("odd", lambda outputs, targets: found, lambda values: 0.0)
+    with pytest.raises(error, match=message):
+        scores_of(metric, torch.zeros(3), torch.zeros(3))
+
+
+def test_statistics_that_differ_in_shape_from_batch_to_batch_are_said() -> None:
+    with pytest.raises(TaskError, match=r"metric 'mean' returned statistics of other shapes .* \(2,\), \(3,\)\)"):
+        joined_scores(mean_metric(), [torch.zeros(4, 2), torch.zeros(4, 3)])
+
+
+def test_the_interval_of_a_mean_in_disguise_is_that_of_the_mean() -> None:
+    """1000 draws tell a standard error to 1 / sqrt(2000), about 2 %; the pseudo-samples add alike."""
+    mean = Metric("mean", lambda outputs, targets: outputs)
+    for lost in (0, 1, 3, 40):
+        original = torch.where(torch.arange(200) < 150, 100.0, 0.0).to(torch.float64)
+        candidate = original.clone()
+        candidate[:lost] = 0.0
+        expected, found = verdict(mean, original, candidate), verdict(mean_metric(), original, candidate)
+        assert (found.score, found.drop) == pytest.approx((expected.score, expected.drop))
+        widths = [each.drop_high - each.drop_low for each in (expected, found)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.08)
+        assert verdict(mean_metric(), original, candidate) == found  # the same draws
+
+
+def test_no_sample_that_differs_is_no_certainty_about_a_set() -> None:
+    """Of 400 samples one is missed by both: F1 would lose what one sample weighs, whichever it were."""
+    targets = torch.arange(400) % 2
+    logits = torch.where(targets == 1, 1.0, -1.0).index_fill(0, torch.tensor([1]), -1.0)
+    scores = scores_of(metrics.f1(), logits, targets)
+    found = verdict(metrics.f1(), scores, scores)
+    assert found.drop == 0.0
+    # F1 = 2 * 199 / 399; without the miss 1, and without a hit 2 * 198 / 397.
+    f1 = 100 * 2 * 199 / 399
+    spread = (f1 - 100 * 2 * 198 / 397) - (f1 - 100.0)
+    assert found.drop_high == pytest.approx(1.959964 * spread, rel=1e-6)
+    assert found.drop_low == -found.drop_high
+
+
+def test_where_less_is_better_a_set_metric_drops_when_it_rises() -> None:
+    one, two = torch.ones(30, dtype=torch.float64), torch.full((30,), 2.0, dtype=torch.float64)
+    assert verdict(mean_metric(higher_is_better=False), one, two).drop == 1.0
+    assert verdict(mean_metric(), one, two).drop == -1.0
+
+
+def test_intervals_of_a_root_mean_square_hold_its_true_drop_as_often_as_they_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors of standard deviation 1 and 1.2, half of whose variance is shared: the true drop is 0.2."""
+    monkeypatch.setattr(bootstrap, "USUAL", bootstrap.Effort(60, 32))
+    metric, hits, trials = metrics.rmse(), 0, 300
+    for seed in range(trials):
+        shared, one, other = (normal(250, 3 * seed + place) for place in range(3))
+        original, candidate = (shared + one) / math.sqrt(2), 1.2 * (shared + other) / math.sqrt(2)
+        found = verdict(metric, original.square(), candidate.square())
+        hits += found.drop_low <= 0.2 <= found.drop_high
+    assert 0.90 <= hits / trials <= 0.99
+
+
+def test_draws_that_have_no_value_are_left_out_and_few_that_have_one_are_refused() -> None:
+    """Of 30 samples one is of class 1: it is in 1 - (29 / 30)^30, 64 %, of the draws."""
+    targets = torch.zeros(30, dtype=torch.int64).index_fill(0, torch.tensor([0]), 1)
+    scores = scores_of(metrics.auc(), torch.arange(30.0), targets)
+    draws = bootstrap.Draws(metrics.auc().value, scores)
+    figures = draws.of(scores)
+    assert float(figures.isfinite().double().mean()) == pytest.approx(1 - (29 / 30) ** 30, abs=0.05)
+    assert math.isfinite(bootstrap.standard_error(figures))
+    assert len(draws.influences(scores)) == 29  # without the one there is no area
+
+    def value(values: Tensor) -> float:
+        if len(values.unique()) < 30:
+            raise ValueError("a sample is there twice")
+        return 1.0
+
+    with pytest.raises(TaskError, match=r"^metric: it has a finite value on 0 of 1000 random draws"):
+        deviation_of(SetMetric("whole", lambda outputs, targets: outputs, value), torch.arange(30.0))
+
+
+def test_memory_that_runs_out_in_a_draw_is_not_taken_for_a_draw_without_a_value() -> None:
+    def value(values: Tensor) -> float:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        bootstrap.Draws(value, torch.zeros(3))
+
+
+def test_a_slow_value_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    for seconds, effort in ((0.001, bootstrap.USUAL), (0.02, bootstrap.SLOW), (1.0, bootstrap.SLOWEST)):
+        monkeypatch.setattr(
+            "diminuendo.engine.bootstrap.time.perf_counter", lambda seconds=seconds: seconds * next(clock)
+        )
+        draws = bootstrap.Draws(lambda values: float(values.mean()), torch.arange(50.0))
+        assert draws.effort == effort
+        assert len(draws.of(torch.arange(50.0))) == effort.draws
+        assert len(draws.influences(torch.arange(50.0))) == min(50, effort.lacking)
+
+
+def test_the_deviation_is_what_the_standard_error_is_made_of() -> None:
+    values = 10.0 * normal(400, 0)
+    expected = float(values.std(correction=0))
+    assert deviation_of(Metric("mean", lambda outputs, targets: outputs), values) == pytest.approx(expected)
+    assert deviation_of(mean_metric(), values) == pytest.approx(expected, rel=0.08)
+    # The delta method: d sqrt(m) = dm / (2 sqrt(m)), and the variance of squares of normal errors is 2 sigma^4.
+    assert deviation_of(metrics.rmse(), values.square()) == pytest.approx(10.0 / math.sqrt(2), rel=0.12)

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from diminuendo.engine import surgery, weights
 from diminuendo.engine.cost import Cost
-from diminuendo.engine.finetune import finetune
+from diminuendo.engine.finetune import Tuning, finetune
+from diminuendo.engine.fitting import Asked, fitted
 from diminuendo.engine.formats import Moments
 from diminuendo.engine.formats.layers import kernel_of
 from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.plan import LayerSpec, Plan
 from diminuendo.engine.precision import lay_out
 from diminuendo.engine.profile import Profile, machine, profile, race_networks
-from diminuendo.engine.score import NotFiniteError, divergence, verdict
+from diminuendo.engine.score import Comparison, NotFiniteError, deviation_of, divergence
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
+    OWN,
     Evaluate,
     Evaluated,
     Judge,
@@ -36,11 +38,12 @@ from diminuendo.engine.search.work import (
     Surveyed,
     SurveyLayer,
     Tuned,
+    Verdict,
     Work,
 )
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.survey import calibrate, factors, flow, moments
-from diminuendo.engine.task import Task, TaskError
+from diminuendo.engine.task import Metric, Recipe, Task, TaskError
 from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, resolve, user_code
 
 __all__ = ["UserCodeError", "Worker"]
@@ -118,6 +121,8 @@ class Worker:
         baseline = bench.baseline
         with user_code("fine-tuning"):
             pace = bench.pace
+        with user_code(f"metric {task.metric.name!r}"):
+            deviation = deviation_of(task.metric, bench.values)
         with user_code("the network's forward"):
             seen = moments.collect(bench.model, found.layers, bench.training_inputs(MOMENT_SAMPLES))
             wiring = flow.wiring_of(bench.model, [spec.name for spec in found.layers], bench.example)
@@ -136,13 +141,14 @@ class Worker:
             left_dense=found.left_dense,
             moments=self._store.put(save_tensors(moments.to_tensors(seen))),
             seconds=time.perf_counter() - start,
-            own=bench.recipe.own,
+            own=OWN if bench.recipe.own is None and not pace.weighed else bench.recipe.own,
             epoch_s=pace.step_s * len(bench.train) / bench.recipe.batch_size,
             numerics=pace.numerics,
             labels=bench.labels(MOMENT_SAMPLES),
-            hits=bool(((bench.values == 0.0) | (bench.values == 100.0)).all()),
-            deviation=float(bench.values.std(correction=0)),
+            hits=isinstance(task.metric, Metric) and bool(((bench.values == 0.0) | (bench.values == 100.0)).all()),
+            deviation=deviation,
             wiring=wiring,
+            notes=bench.notes(),
         )
 
     def _survey(self, bench: Workbench, question: SurveyLayer, start: float) -> Surveyed:
@@ -175,31 +181,15 @@ class Worker:
         if question.parent is None or question.choices != question.parent.choices:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
         recipe = bench.recipe if bench.recipe.own is not None else replace(bench.recipe, own=question.own)
-        with user_code("fine-tuning"):
-            if not question.numerics.channels_last:
-                lay_out(model, channels_last=False)
-            tuning = finetune(
-                model,
-                bench.teacher,
-                task.loss_of,
-                recipe,
-                epochs=question.epochs,
-                rate=question.rate,
-                seed=question.tuning_seed,
-                start=question.start,
-                optimizer=task.optimizer,
-                scheduler=task.scheduler,
-                bf16=question.numerics.bf16,
-                parts=parts,
-            )
-            bench.fast(model)
-        if tuning.samples and not tuning.diverged:
+        tuning = self._tune(bench, model, recipe, question, parts)
+        if task.fit is None and tuning.samples and not tuning.diverged:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
         lost = Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
         if tuning.diverged:
             return lost
         try:
             scores, logits = bench.measure(model, bench.search_half)
+            score = bench.value_of(scores)
         except NotFiniteError:  # the original's are finite
             return lost
         apart = divergence(bench.reference, logits)
@@ -207,7 +197,34 @@ class Worker:
             return lost
         stored = self._store.put(weights.to_bytes(model))
         seconds = time.perf_counter() - start
-        return Evaluated(float(scores.mean()), apart, stored, cost, tuning.samples, seconds)
+        return Evaluated(score, apart, stored, cost, tuning.samples, seconds)
+
+    def _tune(self, bench: Workbench, model: nn.Module, recipe: Recipe, question: Evaluate, parts: int) -> Tuning:
+        """Tune a candidate by the recipe, or by the owner's own loop."""
+        task = bench.task
+        with user_code("fine-tuning"):
+            if not question.numerics.channels_last:
+                lay_out(model, channels_last=False)
+            if task.fit is not None:
+                asked = Asked(question.epochs, question.rate, question.tuning_seed, question.start)
+                tuning = fitted(model, task, bench.teacher, recipe, asked, len(bench.train))
+            else:
+                tuning = finetune(
+                    model,
+                    bench.teacher,
+                    task.loss_of,
+                    recipe,
+                    epochs=question.epochs,
+                    rate=question.rate,
+                    seed=question.tuning_seed,
+                    start=question.start,
+                    optimizer=task.optimizer,
+                    scheduler=task.scheduler,
+                    bf16=question.numerics.bf16,
+                    parts=parts,
+                )
+            bench.fast(model)
+        return tuning
 
     def _candidate(self, bench: Workbench, question: Evaluate) -> nn.Module:
         """The candidate before tuning: from its parent's weights, or from the stored factors."""
@@ -238,17 +255,24 @@ class Worker:
         def scores(model: nn.Module) -> Tensor:
             return bench.measure(model, sealed)[0]
 
+        def judged(model: nn.Module) -> Verdict:
+            found = scores(model)
+            with user_code(f"metric {task.metric.name!r}"):
+                return against.verdict(found)
+
         finalists = [self._tuned(bench, tuned) for tuned in question.finalists]
         original = scores(bench.model)
-        verdicts = tuple(verdict(task.metric, original, scores(model)) for model in finalists)
-        control = verdict(task.metric, original, scores(self._tuned(bench, question.control)))
+        with user_code(f"metric {task.metric.name!r}"):
+            against = Comparison(task.metric, original)
+        verdicts = tuple(judged(model) for model in finalists)
+        control = judged(self._tuned(bench, question.control))
         networks = [bench.model, *finalists]
         with user_code("the network's forward"):
             figures = [profile(model, bench.example, time=False) for model in networks]
             times = race_networks(networks, bench.example)
         summaries = [_summary(own, bench, ms) for own, ms in zip(figures, times.ms, strict=True)]
         return Judged(
-            original=float(original.mean()),
+            original=against.original,
             finalists=verdicts,
             control=control,
             original_profile=summaries[0],

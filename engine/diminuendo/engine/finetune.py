@@ -43,6 +43,9 @@ class Teaching(Protocol):
 
     logits: Callable[[Any], Tensor]
 
+    def on(self, inputs: Any, *, bf16: bool = False) -> Tensor:
+        """The original's logits on any number of inputs."""
+
     def extent(self, start: float, epochs: float, batch_size: int) -> tuple[int, int]:
         """Samples and steps of so many passes, after so many others."""
 

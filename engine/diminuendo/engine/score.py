@@ -6,7 +6,8 @@ Legend: N samples, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diminuendo.engine import tree
+from diminuendo.engine.bootstrap import Draws, standard_error
 from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.modules import evaluating
 from diminuendo.engine.search.work import Verdict
-from diminuendo.engine.task import Metric, TaskError
+from diminuendo.engine.task import AnyMetric, Metric, SetMetric, TaskError
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -53,24 +55,74 @@ def outputs_of(
         return tree.concat([part(tree.call(model, batch)) for batch in tree.batches(inputs, batch_size)])
 
 
-def scores_of(metric: Metric, outputs: Any, targets: Any) -> Tensor:
-    """(N,) float64 value of each sample.
+def scores_of(metric: AnyMetric, outputs: Any, targets: Any) -> Tensor:
+    """What each sample of a batch adds to a metric.
+
+    Returns:
+        Of a `Metric` (N,) float64 values of the samples; of a `SetMetric` (N, ...) float64 statistics, on the CPU.
 
     Raises:
-        TaskError: The metric returned something else than a value of each sample.
-        NotFiniteError: One of them is not finite.
+        TaskError: The metric returned something else than that.
+        NotFiniteError: A number of it is not finite.
     """
-    scores, count = metric.score(outputs, targets), tree.count(targets)
-    if not isinstance(scores, Tensor) or scores.shape != (count,):
+    by_set = isinstance(metric, SetMetric)
+    scores = metric.statistics(outputs, targets) if isinstance(metric, SetMetric) else metric.score(outputs, targets)
+    count = tree.count(targets)
+    fits = isinstance(scores, Tensor) and (scores.shape[:1] if by_set else scores.shape) == (count,)
+    if not fits or scores.is_complex():
         found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise TaskError(
-            f"metric {metric.name!r} returned {found} for {count} samples; "
-            f"return one value for each sample, shape ({count},)"
-        )
-    scores = scores.to(torch.float64)
+        wanted = "what each sample adds, shape (N, ...) with" if by_set else "one value for each sample, shape"
+        wanted += f" N = {count}" if by_set else f" ({count},)"
+        raise TaskError(f"metric {metric.name!r} returned {found} for {count} samples; return {wanted}")
+    scores = scores.detach().to("cpu" if by_set else scores.device, torch.float64)
     if not bool(torch.isfinite(scores).all()):
         raise NotFiniteError(f"metric {metric.name!r} returned a value that is not finite; check it on a single batch")
     return scores
+
+
+def joined_scores(metric: AnyMetric, batches: Sequence[Tensor]) -> Tensor:
+    """The batches' `scores_of` together.
+
+    Raises:
+        TaskError: They differ in shape from batch to batch.
+    """
+    shapes = {tuple(scores.shape[1:]) for scores in batches}
+    if len(shapes) > 1:
+        raise TaskError(
+            f"metric {metric.name!r} returned statistics of other shapes in other batches (of a sample "
+            f"{', '.join(map(str, sorted(shapes)))}); return the same shape for every sample, padded where they differ"
+        )
+    return torch.cat(list(batches))
+
+
+def value_of_metric(metric: AnyMetric, scores: Tensor) -> float:
+    """The figure of a set of samples: of a `Metric` the mean.
+
+    Args:
+        scores: (N, ...) what each sample adds, as of `scores_of`.
+
+    Raises:
+        TaskError: A `SetMetric`'s value is no number.
+        NotFiniteError: It is not finite.
+    """
+    if isinstance(metric, Metric):
+        return float(scores.mean())
+    value = _number(metric, metric.value(scores.clone()))  # an owner's function may sort in place
+    if not math.isfinite(value):
+        raise NotFiniteError(
+            f"metric {metric.name!r} is {value} of {len(scores):,} samples; let SetMetric.value give a finite number"
+        )
+    return value
+
+
+def _number(metric: SetMetric, found: Any) -> float:
+    """A number of any kind as a float."""
+    if isinstance(found, Tensor) and found.numel() == 1 and not found.is_complex():
+        return float(found.detach())
+    if isinstance(found, numbers.Real) and not isinstance(found, bool):
+        return float(found)
+    said = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise TaskError(f"metric {metric.name!r}: its value is {said}; let SetMetric.value return one real number")
 
 
 def rows_of(logits: Tensor) -> Tensor:
@@ -181,30 +233,90 @@ def check_shapes(reference: Tensor, outputs: Tensor) -> None:
         )
 
 
-def verdict(metric: Metric, original: Tensor, candidate: Tensor) -> Verdict:
-    """Compare two networks on the same samples.
+def deviation_of(metric: AnyMetric, scores: Tensor) -> float:
+    """Standard deviation of what a sample brings, in points: the metric's standard error times the root of N.
 
-    The interval is that of Agresti and Min (2005) for paired proportions: two pseudo-samples, one half in each
-    cell of the table, so that a handful of disagreements, or none, does not pass for certainty. For metrics that
-    are not proportions the cells lie at the spread of the samples' values.
+    Args:
+        scores: (N, ...) as of `scores_of`.
+
+    Raises:
+        TaskError: A `SetMetric` has a value on hardly any draw of the samples.
+    """
+    if isinstance(metric, Metric):
+        return float(scores.std(correction=0))
+    draws = _draws(metric, scores)
+    return math.sqrt(len(scores)) * standard_error(draws.of(scores))
+
+
+def _draws(metric: SetMetric, scores: Tensor) -> Draws:
+    return Draws(lambda drawn: _number(metric, metric.value(drawn)), scores)
+
+
+def verdict(metric: AnyMetric, original: Tensor, candidate: Tensor) -> Verdict:
+    """Compare two networks on the same samples, see `Comparison`.
 
     Args:
         metric: Gives the direction: a drop is a loss.
-        original: (N,) values of the original network.
-        candidate: (N,) values of the candidate.
+        original: (N, ...) what each sample adds with the original network.
+        candidate: (N, ...) with the candidate.
 
     Returns:
-        Mean of the candidate, drop in points (positive is worse) and its 95 % interval.
+        The candidate's metric, drop in points (positive is worse) and its 95 % interval.
     """
-    sign = 1.0 if metric.higher_is_better else -1.0
-    losses = (original - candidate) * sign
-    both = torch.cat([original, candidate])
-    spread = float(both.max() - both.min())
-    count = len(losses)
-    # Half a pseudo-sample in each of the four cells: two at no difference, one each at -spread and +spread.
-    size = count + 2.0
-    centre = float(losses.sum()) / size
-    square = (float((losses**2).sum()) + spread**2) / size
-    margin = Z95 * math.sqrt(max(0.0, square - centre**2) / size)
-    drop = float(losses.mean())
-    return Verdict(float(candidate.mean()), drop, min(drop, centre - margin), max(drop, centre + margin))
+    return Comparison(metric, original).verdict(candidate)
+
+
+class Comparison:
+    """Compares networks with the original on the same samples.
+
+    For a mean over samples the interval is that of Agresti and Min (2005) for paired proportions: two pseudo-samples,
+    one half in each cell of the table, so that a handful of disagreements, or none, does not pass for certainty. For
+    metrics that are not proportions the cells lie at the spread of the samples' values.
+
+    Any other metric has no such sum. Its standard error is taken from a paired bootstrap: both networks on the same
+    draws of samples with repetition. What the pseudo-samples add to the variance is the square of what one sample
+    brings as it goes from one end of the spread to the other; so the same is added here, with what single samples
+    bring as the metric falls without them. For a metric that is a mean in disguise the intervals are alike.
+    """
+
+    def __init__(self, metric: AnyMetric, original: Tensor) -> None:
+        """Look at the original.
+
+        Args:
+            metric: Gives the direction: a drop is a loss.
+            original: (N, ...) what each sample adds with the original network.
+        """
+        self._metric = metric
+        self._sign = 1.0 if metric.higher_is_better else -1.0
+        self._original = original
+        self.original = value_of_metric(metric, original)
+        """The original's metric."""
+        if isinstance(metric, SetMetric):
+            self._draws = _draws(metric, original)
+            self._drawn = self._draws.of(original)
+            self._influences = self._draws.influences(original)
+
+    def verdict(self, candidate: Tensor) -> Verdict:
+        """The candidate's metric, drop in points (positive is worse) and its 95 % interval; of (N, ...) scores."""
+        if isinstance(self._metric, Metric):
+            return self._of_mean(candidate)
+        value = value_of_metric(self._metric, candidate)
+        drop = (self.original - value) * self._sign
+        error = standard_error(self._drawn - self._draws.of(candidate))
+        influences = torch.cat([self._influences, self._draws.influences(candidate)])
+        spread = float(influences.max() - influences.min()) if len(influences) else 0.0
+        margin = Z95 * math.hypot(error, spread)
+        return Verdict(value, drop, drop - margin, drop + margin)
+
+    def _of_mean(self, candidate: Tensor) -> Verdict:
+        losses = (self._original - candidate) * self._sign
+        both = torch.cat([self._original, candidate])
+        spread = float(both.max() - both.min())
+        count = len(losses)
+        # Half a pseudo-sample in each of the four cells: two at no difference, one each at -spread and +spread.
+        size = count + 2.0
+        centre = float(losses.sum()) / size
+        square = (float((losses**2).sum()) + spread**2) / size
+        margin = Z95 * math.sqrt(max(0.0, square - centre**2) / size)
+        drop = float(losses.mean())
+        return Verdict(float(candidate.mean()), drop, min(drop, centre - margin), max(drop, centre + margin))

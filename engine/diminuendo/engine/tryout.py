@@ -37,10 +37,17 @@ _STEPS = 1000
 
 @dataclass(frozen=True)
 class Pace:
-    """How a tuning computes fastest, and the seconds of a step of it on the original."""
+    """How a tuning computes fastest, and the seconds of a step of it on the original.
+
+    Attributes:
+        notes: (reason, message) of what its owner should know of a training loop of theirs.
+        weighed: Whether the weight of the owner's loss makes a difference.
+    """
 
     numerics: Numerics
     step_s: float
+    notes: tuple[tuple[str, str], ...] = ()
+    weighed: bool = True
 
 
 def ways(model: nn.Module, inputs: object) -> list[Numerics]:

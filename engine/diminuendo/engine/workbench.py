@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from diminuendo.engine import tree, weights, zoo
+from diminuendo.engine import batching, tree, weights, zoo
 from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.data import Indexed, Stream
 from diminuendo.engine.digest import Digest
+from diminuendo.engine.fitting import tried
 from diminuendo.engine.gather import evaluation, training
 from diminuendo.engine.labels import labels_of
 from diminuendo.engine.latency import LatencyCache, Timetable, default_folder
@@ -31,14 +32,14 @@ from diminuendo.engine.modules import (
 )
 from diminuendo.engine.original import Lesson
 from diminuendo.engine.precision import is_image, lay_out
-from diminuendo.engine.score import BATCH, NotFiniteError, scores_of
+from diminuendo.engine.score import BATCH, NotFiniteError, joined_scores, scores_of, value_of_metric
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.search.work import Labels
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.streaming import StreamTeacher
 from diminuendo.engine.survey.calibrate import Calibration
 from diminuendo.engine.survey.discover import Discovery, discover
-from diminuendo.engine.task import Recipe, Samples, Task, TaskError
+from diminuendo.engine.task import Metric, Recipe, Samples, Task, TaskError
 from diminuendo.engine.teacher import Teacher
 from diminuendo.engine.tryout import Pace, fastest, ways
 from diminuendo.engine.usercode import UserCodeError, user_code
@@ -200,13 +201,22 @@ class Workbench:
 
     @property
     def values(self) -> Tensor:
-        """(N,) metric of the original on each sample of the search half."""
+        """What each sample of the search half adds to the original's metric, see `measure`."""
         return self._original[0]
 
     @property
     def baseline(self) -> float:
         """The original's metric on the search half."""
-        return float(self.values.mean())
+        return self.value_of(self.values)
+
+    def value_of(self, scores: Tensor) -> float:
+        """The metric of samples, from what each adds to it.
+
+        Raises:
+            NotFiniteError: It is NaN or infinite.
+        """
+        with user_code(f"metric {self.task.metric.name!r}"):
+            return value_of_metric(self.task.metric, scores)
 
     def labels(self, count: int) -> Labels | None:
         """Classes of the data; of streamed training data those of so many samples. None where targets are none."""
@@ -215,7 +225,7 @@ class Workbench:
         return labels_of(train, self.search_half.classes, self.sealed_half.classes, self.reference, top1=top1)
 
     def measure(self, model: nn.Module, samples: Samples | Indexed) -> tuple[Tensor, Tensor]:
-        """The metric of each sample, (N,) float64, and the logits of all.
+        """What each sample adds to the metric, (N,) values or (N, ...) statistics, float64; and the logits of all.
 
         Raises:
             NotFiniteError: A logit or a value of the metric is NaN or infinite (logits of minus infinity rule a class
@@ -235,7 +245,14 @@ class Workbench:
                 logits.append(self._logits(outputs))
                 with user_code(f"metric {self.task.metric.name!r}"):
                     scores.append(scores_of(self.task.metric, self.task.scored(outputs), batch.targets))
-        return torch.cat(scores), torch.cat(logits)
+        return joined_scores(self.task.metric, scores), torch.cat(logits)
+
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """(reason, message) of what the owner should know of network, metric and training loop."""
+        some = self.search_half.head(batching.SAMPLES)
+        with user_code("the network's forward"):
+            found = tuple(batching.doubts(self.model, self.task, some))
+        return found + self.pace.notes
 
     def _logits(self, outputs: Any) -> Tensor:
         with user_code("the task's logits"):
@@ -271,7 +288,10 @@ class Workbench:
 
     @cached_property
     def pace(self) -> Pace:
-        """How tuning is fastest here, from a few steps of it on the original."""
+        """How tuning is fastest here, from a few steps of it on the original; the owner's own loop is only timed."""
+        if self.task.fit is not None:
+            way, count = ways(self.model, self.example)[0], len(self.train)
+            return tried(self.model, self.task, self.teacher, self.recipe, count, way)
         some = self._some(min(max(2, self.recipe.batch_size), len(self.train)))
         lesson = Lesson(some.inputs, some.targets, self.teacher.on(some.inputs))
         return fastest(self.model, replace(self.task, recipe=self.recipe), lesson, ways(self.model, self.example))
@@ -298,7 +318,9 @@ class Workbench:
             digest.add(name, value)
         self.train.add_to(digest, "train")
         self.evaluation.add_to(digest, "evaluation")
-        for name in ("loss", "augment", "logits", "optimizer", "scheduler", "forward"):
+        for name in ("loss", "augment", "logits", "optimizer", "scheduler", "forward", "fit"):
             digest.add_code(name, getattr(task, name))
-        digest.add_code("metric", task.metric.score)
+        metric = task.metric
+        for part in (metric.score,) if isinstance(metric, Metric) else (metric.statistics, metric.value):
+            digest.add_code("metric", part)
         return digest.hexdigest()

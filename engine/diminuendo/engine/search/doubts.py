@@ -39,6 +39,7 @@ def hopeless(prepared: Prepared) -> str | None:
 
 def doubts(request: Request, prepared: Prepared) -> Iterator[Doubt]:
     """What the owner should know before the search; the job goes on."""
+    yield from prepared.notes
     labels = prepared.labels
     if labels is not None:
         yield from _of_chance(prepared, labels)

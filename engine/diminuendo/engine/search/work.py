@@ -16,7 +16,7 @@ from diminuendo.engine.cost import Cost
 from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
 from diminuendo.engine.search.wiring import Wiring
 
-ENGINE_REVISION = 12
+ENGINE_REVISION = 13
 """Raised whenever the same work would give another outcome than before; part of every key."""
 
 OWN, OWN_RIVAL = 0.03, 1.0
@@ -171,7 +171,9 @@ class Prepared:
         numerics: How tuning is fastest where this was prepared, and so how every candidate is tuned.
         labels: None where targets are no class indices.
         hits: Whether each sample's value of the metric is 0 or 100.
-        deviation: Standard deviation of the original's values on the search half, in points.
+        deviation: Standard deviation of the original's values on the search half, in points; where the metric is no
+            mean of values, its standard error times the root of the number of samples.
+        notes: (reason in UPPER_SNAKE_CASE, message) of what the owner should know.
     """
 
     task: str
@@ -193,6 +195,7 @@ class Prepared:
     hits: bool = False
     deviation: float = 0.0
     wiring: Wiring = ()
+    notes: tuple[tuple[str, str], ...] = ()
     kind: Literal["prepared"] = "prepared"
 
 
