@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from diminuendo.engine.exports.forms import FormError, parse_all
 from diminuendo.engine.plan import FORMAT_NAMES
 from diminuendo.engine.search.budget import BUDGETS, LEAST, BudgetName
 from diminuendo.engine.search.objective import OBJECTIVES, ObjectiveName
@@ -59,6 +60,7 @@ def request_of(
     multiple: int = 1,
     stage: StageNumber = 2,
     budget: Mapping[BudgetName, float] | None = None,
+    exports: Sequence[str] = (),
 ) -> Request:
     """A checked request; see `diminuendo.engine.compress` for what its fields mean.
 
@@ -71,7 +73,7 @@ def request_of(
             f"target: {', '.join(name for name, _ in wanted)} are {len(wanted)} figures; give one as the target, "
             "the others as limits"
         )
-    for field, names in (("formats", formats), ("freeze", freeze)):
+    for field, names in (("formats", formats), ("freeze", freeze), ("exports", exports)):
         if isinstance(names, str):
             raise RequestError(f"{field}: {names!r} is one text; give a list of them, such as [{names!r}]")
     if delta is None and not wanted:
@@ -92,6 +94,7 @@ def request_of(
         stage,
         tuple((budget or {}).items()),
         wanted[0] if wanted else None,
+        tuple(exports),
     )
     check(request)
     return request
@@ -125,6 +128,10 @@ def problems(request: Request) -> Iterator[Problem]:
     if request.stage not in (1, 2):
         yield Problem("stage", f"{request.stage!r} is unknown; give 1 (stop after exploration) or 2 (anneal too)")
     yield from _of_budget(request)
+    try:
+        parse_all(request.exports)
+    except FormError as error:
+        yield Problem("exports", str(error))
 
 
 def _of_delta(delta: float | None) -> Iterator[Problem]:

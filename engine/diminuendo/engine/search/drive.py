@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from diminuendo.engine.search.session import Finished, Session, Step
-from diminuendo.engine.search.work import Evaluated, Failed, Judged, Prepared, Surveyed, Work
+from diminuendo.engine.search.work import AnyAnswer, Failed, Work
 
-AnyAnswer = Prepared | Surveyed | Evaluated | Judged | Failed
+__all__ = ["AnyAnswer", "Done", "Executor", "Journal", "Stopped", "drive"]
 
 
 @dataclass(frozen=True, slots=True)

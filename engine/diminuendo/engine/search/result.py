@@ -10,7 +10,9 @@ from diminuendo.engine.plan import PLAN_VERSION, Plan
 from diminuendo.engine.search.objective import ObjectiveName
 from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.state import Request, State, Trial
-from diminuendo.engine.search.work import Judged, Prepared, ProfileSummary, Verdict
+from diminuendo.engine.search.work import ExportsMade, Judged, Prepared, ProfileSummary, Verdict
+
+NO_EXPORTS = ExportsMade((), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,14 @@ def latency_of(state: State, prepared: Prepared, trial: Trial, judged: Judged, i
     }
 
 
-def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Trial, judged: Judged) -> Finished:
+def finish(
+    state: State,
+    prepared: Prepared,
+    finalists: list[Trial],
+    control: Trial,
+    judged: Judged,
+    exports: ExportsMade = NO_EXPORTS,
+) -> Finished:
     """Assemble the result of the winning finalist."""
     winner = pick(judged, state.request)
     verdict, trial = judged.finalists[winner], finalists[winner]
@@ -161,6 +170,7 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         "stage": state.request.stage,
         "budget": dict(state.request.budget),
         "ended": state.ended,
+        "exports": {made.form: made.entry() for made, _ in exports.made},
         "warnings": [{"reason": reason, "message": message} for reason, message in state.warnings],
         "source": state.request.source,
     }
@@ -169,6 +179,7 @@ def finish(state: State, prepared: Prepared, finalists: list[Trial], control: Tr
         ResultFileContent("plan.json", _json(plan_file(state.request, prepared, trial)), None),
         ResultFileContent("certificate.json", _json(certificate), None),
         ResultFileContent("profile.json", _json(profile_file(judged.machine, original, compressed)), None),
+        *(ResultFileContent(made.file, None, sha256) for made, sha256 in exports.made if made.file and sha256),
     )
     return Finished(
         inside,

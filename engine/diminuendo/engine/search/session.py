@@ -19,7 +19,7 @@ from functools import cached_property
 
 from diminuendo.engine.cost import Cost, ratio
 from diminuendo.engine.plan import DENSE, Plan
-from diminuendo.engine.search import budget, doubts, feasible, patterns, propose, result, target
+from diminuendo.engine.search import budget, doubts, exporting, feasible, patterns, propose, result, target
 from diminuendo.engine.search import state as state_module
 from diminuendo.engine.search.propose import Proposal, Proposer
 from diminuendo.engine.search.result import Finished, ResultFileContent
@@ -29,8 +29,11 @@ from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.standing import Crowd, Standing
 from diminuendo.engine.search.state import Pending, Request, Role, StageName, State, StateError, Trial
 from diminuendo.engine.search.work import (
+    AnyAnswer,
+    AnyQuestion,
     Evaluate,
     Evaluated,
+    ExportsMade,
     Failed,
     Judge,
     Judged,
@@ -178,7 +181,7 @@ class Session:
         self._start_certify()
         return True
 
-    def tell(self, answer: Prepared | Surveyed | Evaluated | Judged | Failed, *, elapsed_s: float = 0.0) -> Step:
+    def tell(self, answer: AnyAnswer, *, elapsed_s: float = 0.0) -> Step:
         """Apply the outcome of work number `next_index`.
 
         Args:
@@ -194,25 +197,30 @@ class Session:
         self._warnings = []
         self._trials_changed()
         candidate: Best | None = None
+        if pending.role == "export" and isinstance(answer, Failed) and exporting.is_lost(answer):
+            answer = exporting.lost(self._state.request, answer)
         if isinstance(answer, Failed):
             self.outcome = answer
             summary = f"failed: {answer.message}"
         else:
             self._state.seconds += answer.seconds
             candidate, summary = self._apply(pending, answer)
-            if self.outcome is None and not isinstance(answer, Judged):
+            if self.outcome is None and not isinstance(answer, Judged | ExportsMade):
                 self._advance()
         return self._step(pending, candidate, summary)
 
     # --- applying outcomes ---------------------------------------------------------------------------------
 
-    def _apply(self, pending: Pending, answer: Prepared | Surveyed | Evaluated | Judged) -> tuple[Best | None, str]:
+    def _apply(
+        self, pending: Pending, answer: Prepared | Surveyed | Evaluated | Judged | ExportsMade
+    ) -> tuple[Best | None, str]:
         kind = (pending.work.question.kind, answer.kind)
         if kind not in (
             ("prepare", "prepared"),
             ("survey", "surveyed"),
             ("evaluate", "evaluated"),
             ("judge", "judged"),
+            ("export", "exported"),
         ):
             raise ValueError(f"work {pending.work.index} is of kind {kind[0]!r}, its outcome of kind {kind[1]!r}")
         if isinstance(answer, Prepared):
@@ -224,7 +232,7 @@ class Session:
             return None, f"{answer.layer}: {len(answer.options)} forms"
         if isinstance(answer, Evaluated):
             return self._apply_evaluated(pending, answer)
-        return None, self._apply_judged(answer)
+        return None, self._apply_judged(answer) if isinstance(answer, Judged) else self._apply_exported(answer)
 
     def _apply_prepared(self, answer: Prepared) -> str:
         self._state.prepared = answer
@@ -272,20 +280,39 @@ class Session:
         return self._figures(trial.cost, drop), summary
 
     def _apply_judged(self, answer: Judged) -> str:
-        finals = self._finals()
-        control = next(t for t in self._state.trials if t.role == "control")
-        finished = result.finish(self._state, self._prepared, finals, control, answer)
+        finished = self._finished(answer, result.NO_EXPORTS)
         if others := [machine for machine in result.timed_on(self._state) if machine != answer.machine]:
             told = (
                 f"latencies were told by a table of {'; '.join(others)}, the finalists were timed on {answer.machine}"
             )
             self._warnings.append(("TIMED_ELSEWHERE", told))
-        self.outcome = finished
-        self._state.stage = "done"
+        if exports := self._state.request.exports:
+            self._state.judged = answer
+            winner = self._finals()[result.pick(answer, self._state.request)]
+            question = exporting.question(self._state.request, self._prepared, winner)
+            self._push(question, "export", ", ".join(exports))
+        else:
+            self._end(finished)
         where = "inside" if finished.inside_delta else "outside"
         smaller = f"{finished.objective_ratio:.2f}x {self._state.request.objective}"
         wanted = "delta" if self._state.request.target is None else "the target"
         return f"{smaller} at a sealed drop of {finished.drop:.2f}, {where} {wanted}"
+
+    def _apply_exported(self, answer: ExportsMade) -> str:
+        if self._state.judged is None:
+            raise ValueError("exports were made before there was a verdict")
+        for complaint in exporting.complaints(answer):
+            self._warn(exporting.REASON, complaint)
+        self._end(self._finished(self._state.judged, answer))
+        return exporting.summary(answer)
+
+    def _finished(self, judged: Judged, exports: ExportsMade) -> Finished:
+        control = next(t for t in self._state.trials if t.role == "control")
+        return result.finish(self._state, self._prepared, self._finals(), control, judged, exports)
+
+    def _end(self, finished: Finished) -> None:
+        self.outcome = finished
+        self._state.stage = "done"
 
     def _finals(self) -> list[Trial]:
         """The finalists that did not diverge, the smallest first; for a target the ones with the least drop.
@@ -457,7 +484,7 @@ class Session:
 
     def _push(
         self,
-        question: Prepare | SurveyLayer | Evaluate | Judge,
+        question: AnyQuestion,
         role: Role,
         subject: str,
         *,
@@ -581,14 +608,15 @@ class Session:
         state, s = self._state, self._settings
         layers = len(state.prepared.layers) if state.prepared else 0
         rounds = {"first": s.kept + s.bracket, "keep": s.bracket, "bracket": 0}
-        certify = 2 + budget.finals(state, s).count
+        exports = int(bool(state.request.exports) and state.judged is None)
+        certify = 2 + budget.finals(state, s).count + exports
         moves = s.moves if state.request.stage == 2 else 0
         later: dict[StageName, int] = {
             "prepare": layers + s.budgets + s.kept + s.bracket + moves + certify,
             "survey": s.budgets + s.kept + s.bracket + moves + certify,
             "explore": rounds[state.round] + moves + certify,
             "anneal": max(0, moves - state.moves) + certify,
-            "certify": 0 if any(p.role == "judge" for p in state.pending) else 1,
+            "certify": exports + (not any(p.role in ("judge", "export") for p in state.pending)),
             "done": 0,
         }
         return later[state.stage] if self.outcome is None else 0

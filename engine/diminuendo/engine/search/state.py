@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.objective import Goal, Limits, ObjectiveName
 from diminuendo.engine.search.settings import EffortName
-from diminuendo.engine.search.work import OWN, Choices, Prepared, Surveyed, Work
+from diminuendo.engine.search.work import OWN, Choices, Judged, Prepared, Surveyed, Work
 
 STATE_VERSION = 9
 
@@ -33,6 +33,7 @@ Role = Literal[
     "ease",
     "control",
     "judge",
+    "export",
 ]
 
 
@@ -58,6 +59,7 @@ class Request:
         budget: (``evaluations``, ``epochs`` or ``minutes``, the most of it); see `search.budget`.
         target: In place of delta: (figure, the most it may be), in the units of the limits. The least drop within it
             is looked for.
+        exports: Forms that the result is exported in, see `exports.forms`.
     """
 
     source: str
@@ -75,6 +77,7 @@ class Request:
     stage: StageNumber = 2
     budget: tuple[tuple[Literal["evaluations", "epochs", "minutes"], float], ...] = ()
     target: tuple[ObjectiveName, float] | None = None
+    exports: tuple[str, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -137,6 +140,7 @@ class State:
         end_s: What they are to be at the most: the job's deadline, as its driver told.
         ended: Why the search was told to end early; empty while it was not.
         warnings: All that were raised, as in `Step.warnings`.
+        judged: The finalists' verdicts, while exports of the winner are made.
     """
 
     request: Request
@@ -158,6 +162,7 @@ class State:
     end_s: float | None = None
     ended: str = ""
     warnings: list[tuple[str, str]] = field(default_factory=list)
+    judged: Judged | None = None
     version: int = STATE_VERSION
 
 

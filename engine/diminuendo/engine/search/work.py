@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from diminuendo.engine.cost import Cost
+from diminuendo.engine.exports.forms import Exported
 from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
 from diminuendo.engine.search.wiring import Wiring
 
@@ -131,7 +132,24 @@ class Judge:
     kind: Literal["judge"] = "judge"
 
 
-Question = Annotated[Prepare | SurveyLayer | Evaluate | Judge, Field(discriminator="kind")]
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Export a tuned candidate, run each file, and compare it on the sealed half.
+
+    Attributes:
+        forms: As `exports.forms` has them.
+    """
+
+    source: str
+    task: str
+    tuned: Tuned
+    forms: tuple[str, ...]
+    seed: int
+    threads: int
+    kind: Literal["export"] = "export"
+
+
+Question = Annotated[Prepare | SurveyLayer | Evaluate | Judge | Export, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +334,19 @@ class Judged:
     kind: Literal["judged"] = "judged"
 
 
+@dataclass(frozen=True, slots=True)
+class ExportsMade:
+    """Outcome of `Export`.
+
+    Attributes:
+        made: In the order asked: what came of each form, and the sha256 of its file; None where it failed.
+    """
+
+    made: tuple[tuple[Exported, str | None], ...]
+    seconds: float
+    kind: Literal["exported"] = "exported"
+
+
 FailureReason = Literal[
     "USER_CODE", "OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY", "EVALUATOR_LOST", "TIMEOUT", "ARTIFACT_MISSING", "INTERNAL"
 ]
@@ -331,10 +362,12 @@ class Failed:
     kind: Literal["failed"] = "failed"
 
 
-Answer = Annotated[Prepared | Surveyed | Evaluated | Judged | Failed, Field(discriminator="kind")]
+AnyAnswer = Prepared | Surveyed | Evaluated | Judged | ExportsMade | Failed
+AnyQuestion = Prepare | SurveyLayer | Evaluate | Judge | Export
+Answer = Annotated[AnyAnswer, Field(discriminator="kind")]
 
-QUESTION: TypeAdapter[Prepare | SurveyLayer | Evaluate | Judge] = TypeAdapter(Question)
-ANSWER: TypeAdapter[Prepared | Surveyed | Evaluated | Judged | Failed] = TypeAdapter(Answer)
+QUESTION: TypeAdapter[AnyQuestion] = TypeAdapter(Question)
+ANSWER: TypeAdapter[AnyAnswer] = TypeAdapter(Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +381,7 @@ class Work:
     """
 
     index: int
-    question: Prepare | SurveyLayer | Evaluate | Judge
+    question: AnyQuestion
     subject: str
     parts: int = 1
 
@@ -358,7 +391,7 @@ class Work:
         return hashlib.sha256(b"%d:" % ENGINE_REVISION + QUESTION.dump_json(self.question)).hexdigest()
 
 
-def artifacts_of(answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> tuple[str, ...]:
+def artifacts_of(answer: AnyAnswer) -> tuple[str, ...]:
     """sha256s of what an outcome has in the artifact store, without which it is of no use."""
     if isinstance(answer, Prepared):
         return (answer.moments,)
@@ -366,14 +399,16 @@ def artifacts_of(answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> t
         return tuple(sha256 for _, sha256 in answer.factors)
     if isinstance(answer, Evaluated) and answer.weights is not None:
         return (answer.weights,)
+    if isinstance(answer, ExportsMade):
+        return tuple(sha256 for _, sha256 in answer.made if sha256 is not None)
     return ()
 
 
-def answer_to_bytes(answer: Prepared | Surveyed | Evaluated | Judged | Failed) -> bytes:
+def answer_to_bytes(answer: AnyAnswer) -> bytes:
     """An outcome as it is stored: UTF-8 JSON."""
     return ANSWER.dump_json(answer)
 
 
-def answer_from_bytes(data: bytes) -> Prepared | Surveyed | Evaluated | Judged | Failed:
+def answer_from_bytes(data: bytes) -> AnyAnswer:
     """The outcome back; pydantic.ValidationError when the bytes are of another version."""
     return ANSWER.validate_json(data)
