@@ -11,8 +11,20 @@ import diminuendo.engine as engine
 
 
 def test_public_names_are_these() -> None:
-    names = ["Compressed", "Fit", "Metric", "Recipe", "Samples", "SetMetric", "Task", "apply", "compress", "load"]
-    assert engine.__all__ == names
+    assert engine.__all__ == [
+        "Compressed",
+        "Exported",
+        "Fit",
+        "Metric",
+        "Recipe",
+        "Samples",
+        "SetMetric",
+        "Task",
+        "apply",
+        "compress",
+        "export",
+        "load",
+    ]
     for name in engine.__all__:
         assert getattr(engine, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -14,13 +14,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diminuendo.engine.application import apply
     from diminuendo.engine.compression import Compressed, compress
+    from diminuendo.engine.exports.folder import export
+    from diminuendo.engine.exports.forms import Exported
     from diminuendo.engine.loading import load
     from diminuendo.engine.task import Fit, Metric, Recipe, Samples, SetMetric, Task
 
-__all__ = ["Compressed", "Fit", "Metric", "Recipe", "Samples", "SetMetric", "Task", "apply", "compress", "load"]
+__all__ = [
+    "Compressed",
+    "Exported",
+    "Fit",
+    "Metric",
+    "Recipe",
+    "Samples",
+    "SetMetric",
+    "Task",
+    "apply",
+    "compress",
+    "export",
+    "load",
+]
 
 _HOMES = {
     "Compressed": "compression",
+    "Exported": "exports.forms",
     "Fit": "task",
     "Metric": "task",
     "Recipe": "task",
@@ -29,6 +45,7 @@ _HOMES = {
     "Task": "task",
     "apply": "application",
     "compress": "compression",
+    "export": "exports.folder",
     "load": "loading",
 }
 

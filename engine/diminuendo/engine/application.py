@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from diminuendo.engine import surgery
-from diminuendo.engine.compression import Compressed, check_request, empty_folder, write_result
+from diminuendo.engine.compression import Compressed, check_exports, check_request, empty_folder, write_result
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.loading import PlanFile, load, read_plan
 from diminuendo.engine.plan import DENSE, Choice, Plan, PlanError
+from diminuendo.engine.search import exporting
 from diminuendo.engine.search.doubts import doubts
-from diminuendo.engine.search.result import finish
+from diminuendo.engine.search.result import NO_EXPORTS, finish
 from diminuendo.engine.search.rng import keyed_seed
 from diminuendo.engine.search.state import Request, Role, State, Trial
 from diminuendo.engine.search.work import (
     Evaluate,
     Evaluated,
+    ExportsMade,
     Judge,
     Judged,
     Prepare,
@@ -44,6 +46,7 @@ def apply(
     epochs: int = 0,
     seed: int = 0,
     threads: int = 1,
+    exports: Sequence[str] = (),
     out: Path | str | None = None,
     on_work: Callable[[str], None] | None = None,
 ) -> Compressed:
@@ -57,6 +60,7 @@ def apply(
         epochs: Epochs of fine-tuning; the dense control gets as many.
         seed: Of the split of the evaluation data, and of the tuning.
         threads: Torch's threads. Restored afterwards.
+        exports: Forms that the result is exported in, see `diminuendo.engine.compress`.
         out: Result folder to write; must not exist or be empty.
         on_work: Told what is about to be done.
 
@@ -66,8 +70,11 @@ def apply(
         UserCodeError: The task's own code raised.
     """
     source = task if isinstance(task, str) else task.source or f"task:{task.name}"
-    request = Request(source, float(delta) if type(delta) is int else delta, seed, threads=threads)
+    request = Request(
+        source, float(delta) if type(delta) is int else delta, seed, threads=threads, exports=tuple(exports)
+    )
     check_request(request)
+    check_exports(request)
     if epochs < 0:
         raise TaskError(f"epochs: {epochs} is negative; give 0 for no fine-tuning")
     wanted = plan if isinstance(plan, Plan) else read_plan_of(plan).plan()
@@ -127,7 +134,7 @@ class _Application:
         control = self._tuned(prepared, dense, (), "control")
         self._state.trials = [candidate]
         judged = self._judged(prepared, candidate, control)
-        return finish(self._state, prepared, [candidate], control, judged)
+        return finish(self._state, prepared, [candidate], control, judged, self._exported(prepared, candidate))
 
     def _factors(self, prepared: Prepared, layer: str, choice: Choice) -> tuple[str, str, str]:
         """Layer, format and sha256 of its factors."""
@@ -193,6 +200,15 @@ class _Application:
             seed=request.seed,
         )
         return self._do(question, "both on the sealed half", Judged)
+
+    def _exported(self, prepared: Prepared, candidate: Trial) -> ExportsMade:
+        """Exports of the candidate; a form that fails is a warning."""
+        request = self._state.request
+        if not request.exports:
+            return NO_EXPORTS
+        made = self._do(exporting.question(request, prepared, candidate), "exports", ExportsMade)
+        self._state.warnings += [(exporting.REASON, complaint) for complaint in exporting.complaints(made)]
+        return made
 
     def _do(self, question: Any, subject: str, kind: type[_Answer]) -> _Answer:
         if self._on_work:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from diminuendo.engine.evaluate import Worker
+from diminuendo.engine.exports.forms import FormError, check_installed, parse_all
 from diminuendo.engine.inline import InlineExecutor
 from diminuendo.engine.loading import load, read_plan
 from diminuendo.engine.plan import Plan
@@ -68,6 +69,14 @@ def check_request(request: Request) -> None:
         find(name)
 
 
+def check_exports(request: Request) -> None:
+    """Refuse exports that cannot be made here, before hours of search; TaskError says what to install."""
+    try:
+        check_installed(parse_all(request.exports))
+    except FormError as error:
+        raise TaskError(f"exports: {error}") from error
+
+
 def compress(
     task: Task | str,
     delta: float | None = None,
@@ -85,6 +94,7 @@ def compress(
     multiple: int = 1,
     stage: StageNumber = 2,
     budget: Mapping[BudgetName, float] | None = None,
+    exports: Sequence[str] = (),
     out: Path | str | None = None,
     work: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
@@ -115,6 +125,9 @@ def compress(
         stage: 1 stops after the exploration, 2 anneals too.
         budget: The most ``evaluations`` and ``epochs``, certification included, and the ``minutes`` after which the
             best so far is certified.
+        exports: Forms that the result is exported in, e.g. ``onnx``, ``onnx:fp16``, ``pt2``, ``torchscript``; see
+            `diminuendo.engine.exports.forms`. Each file is run and compared with the network before it comes into the
+            result; one that fails is told in the certificate, and costs nothing else.
         out: Result folder to write; must not exist or be empty.
         work: Folder that keeps what was done: the same call goes on from there when it was stopped. None: nothing
             is kept.
@@ -144,10 +157,12 @@ def compress(
             multiple=multiple,
             stage=stage,
             budget=budget,
+            exports=exports,
         )
     except RequestError as error:
         raise TaskError(str(error)) from error
     check_request(request)
+    check_exports(request)
     folder = empty_folder(out)
     tasks = {} if isinstance(task, str) else {source: task}
     before = torch.get_num_threads()

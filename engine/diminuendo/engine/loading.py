@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
@@ -14,6 +16,9 @@ from diminuendo.engine.task import TaskError
 from diminuendo.engine.weights import from_bytes, load_into
 from diminuendo.engine.workbench import UserCodeError
 from diminuendo.engine.zoo.catalog import UnknownNetworkError
+
+HalfName = Literal["fp16", "bf16"]
+HALVES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ChoiceEntry(BaseModel):
@@ -58,28 +63,36 @@ def read_plan(path: Path | str) -> PlanFile:
         ) from error
 
 
-def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
+def load(folder: Path | str, model: nn.Module | None = None, dtype: HalfName | None = None) -> nn.Module:
     """The compressed network of a result folder, in eval mode.
 
     Args:
         folder: Has plan.json and model.safetensors.
         model: The original architecture with any weights; needed when the plan's source cannot build it. It is not
             changed.
+        dtype: ``fp16`` or ``bf16``: its floating-point weights are of that type, and so are its inputs to be. They come
+            from the folder's ``model.fp16.safetensors`` or ``model.bf16.safetensors`` where there is one, else they
+            are rounded. None: as they were compressed.
 
     Raises:
-        PlanError: The plan does not fit the network, or a file is missing.
+        PlanError: The plan does not fit the network, a file is missing, or there is no such type.
     """
+    if dtype not in (None, *HALVES):
+        raise PlanError(f"dtype: {dtype!r} is unknown; give {' or '.join(HALVES)}, or None for the weights as they are")
     folder = Path(folder)
     file = read_plan(folder / "plan.json")
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise PlanError(f"{weights} is not there; download the result again")
-    compressed = surgery.build(_architecture(file.source) if model is None else model, file.plan())
+    compressed = surgery.build(architecture(file.source) if model is None else model, file.plan())
+    half = None if dtype is None else folder / f"model.{dtype}.safetensors"
+    if dtype is not None and half is not None and half.is_file():
+        weights, compressed = half, compressed.to(HALVES[dtype])
     load_into(compressed, from_bytes(weights.read_bytes()))
-    return compressed.eval()
+    return (compressed if dtype is None else compressed.to(HALVES[dtype])).eval()
 
 
-def _architecture(source: str) -> nn.Module:
+def architecture(source: str) -> nn.Module:
     """The network that a source names, with any weights."""
     kind, _, name = source.partition(":")
     remedy = "pass the original architecture as load(folder, model)"

@@ -47,8 +47,10 @@ def refilled(example: Any, leaves: Iterable[Tensor]) -> Any:
 
 
 def floats(value: Any, dtype: torch.dtype) -> Any:
-    """The value with its floating-point tensors in a type."""
-    return tree.combine(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, value)
+    """The value with its floating-point tensors in a type; no cast is traced of those that are of it."""
+    return tree.combine(
+        lambda tensor: tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != dtype else tensor, value
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast, get_args
@@ -22,6 +23,8 @@ BF16_OPSET = 22
 """The first in which convolutions and the like are defined for bfloat16."""
 
 _SUFFIXES: dict[FormatName, str] = {"safetensors": "safetensors", "pt2": "pt2", "onnx": "onnx", "torchscript": "ts"}
+_PACKAGES: dict[FormatName, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+INSTALL = "pip install 'diminuendo[export]'"
 _RESULT: FormatName = "safetensors"
 
 
@@ -81,6 +84,14 @@ def parse_all(texts: Sequence[str]) -> tuple[Form, ...]:
         if form in forms[:place]:
             raise FormError(f"{str(form)!r} is given twice; give it once")
     return tuple(forms)
+
+
+def check_installed(forms: Sequence[Form]) -> None:
+    """Refuse forms whose packages are not installed here; FormError says what to install."""
+    for form in forms:
+        lacking = [name for name in _PACKAGES.get(form.format, ()) if importlib.util.find_spec(name) is None]
+        if lacking:
+            raise FormError(f"{str(form)!r} needs {' and '.join(lacking)}; {INSTALL}")
 
 
 def opset_of(form: Form, opset: int | None) -> int:

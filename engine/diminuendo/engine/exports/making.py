@@ -17,7 +17,7 @@ from diminuendo.engine import hostmemory, tree, weights
 from diminuendo.engine.exports import onnxfile, program, scripted
 from diminuendo.engine.exports.border import Call, FileNetwork, bare, forward_of
 from diminuendo.engine.exports.checking import COMPARED, TOLERANCE, compare
-from diminuendo.engine.exports.forms import Exported, Form, opset_of
+from diminuendo.engine.exports.forms import Exported, Form, check_installed, opset_of
 from diminuendo.engine.exports.reasons import ExportError, is_hopeless, quiet, reason
 from diminuendo.engine.modules import copied, evaluating, unwrapped
 from diminuendo.engine.precision import lay_out
@@ -63,6 +63,7 @@ def make(
     """
     start = time.perf_counter()
     try:
+        check_installed([form])
         with quiet(), tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
             sample = tree.to(tree.take(inputs, slice(0, COMPARED)), "cpu")
             done = _Making(network, form, Path(scratch) / form.file, sample, opset_of(form, opset)).run(dynamic)

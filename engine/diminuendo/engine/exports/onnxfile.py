@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diminuendo.engine.exports.border import output_names
 from diminuendo.engine.exports.program import Traced
-from diminuendo.engine.exports.reasons import INSTALL, ExportError
+from diminuendo.engine.exports.reasons import ExportError
 
 MOST_BYTES = 2**31 - 2**20
 """Of the weights in one file: protobuf takes no more, and a little is needed for the rest."""
@@ -33,7 +33,6 @@ def write(found: Traced, outputs: Any, path: Path, opset: int) -> None:
     Raises:
         ExportError: The weights are too large, or the network has no form in this opset.
     """
-    _check_installed()
     size = sum(tensor.numel() * tensor.element_size() for tensor in found.program.state_dict.values())
     if size > MOST_BYTES:
         raise ExportError(f"the weights have {size / 2**30:.1f} GB, and one ONNX file holds 2; give pt2")
@@ -47,16 +46,6 @@ def write(found: Traced, outputs: Any, path: Path, opset: int) -> None:
         node.metadata_props.clear()  # of the exporter, the owner's code among it
     _name(made.model.graph, found.call.input_names(), output_names(outputs))
     made.save(str(path), external_data=False)
-
-
-def _check_installed() -> None:
-    """Say what is missing before the exporter does."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ExportError(f"onnx needs a part that is not installed ({error}); {INSTALL}") from error
 
 
 def _name(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 
 import torch
 
-from diminuendo.engine.exports.forms import Form
+from diminuendo.engine.exports.forms import INSTALL, Form, FormError
 from diminuendo.engine.plan import PlanError
 from diminuendo.engine.task import TaskError
 from diminuendo.engine.usercode import UserCodeError, where
 
-INSTALL = "pip install 'diminuendo[export]'"
 _LONGEST = 300
 _LOGGERS = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
 _CONTROL = re.compile(r"data-dependent|GuardOnDataDependent|control flow|Python boolean|dynamic control", re.IGNORECASE)
@@ -32,7 +31,7 @@ class ExportError(RuntimeError):
 
 def reason(error: BaseException, form: Form) -> str:
     """The cause and the remedy, in one line."""
-    if isinstance(error, ExportError | TaskError | UserCodeError | PlanError):
+    if isinstance(error, ExportError | FormError | TaskError | UserCodeError | PlanError):
         return _line(str(error))
     chain = list(_chain(error))
     text = " ".join(f"{type(each).__name__}: {each}" for each in chain)
