@@ -41,6 +41,7 @@ from diminuendo.engine.search.session import Request, Session  # noqa: E402
 from diminuendo.engine.search.settings import EffortName  # noqa: E402
 from diminuendo.engine.search.work import Evaluate, Work, answer_to_bytes  # noqa: E402
 from diminuendo.services.common import logs  # noqa: E402
+from diminuendo.services.coordinator.bundles import Environment  # noqa: E402
 from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits, Post  # noqa: E402
 from diminuendo.services.coordinator.line import Claim  # noqa: E402
 from diminuendo.services.evaluator.actor import Hello, Report  # noqa: E402
@@ -189,7 +190,7 @@ class Simulation:
             self._settle()
         return self.figures
 
-    def _spawn(self, name: str) -> MadeUp:
+    def _spawn(self, name: str, environment: Environment) -> MadeUp:
         return MadeUp(self.events, self.rng, self.world, name)
 
     def _come(self, number: int, seed: int) -> Job:

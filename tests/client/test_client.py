@@ -40,7 +40,8 @@ def test_public_names_are_all_and_nothing_else() -> None:
     assert set(public.__all__) == set(namespace) - {"__builtins__"}
     assert sorted(public.__all__) == public.__all__ == dir(public)
     assert set(public.__all__) == {
-        *("AlreadyExistsError", "Artifact", "AttemptLost", "Candidate", "Client", "ClientConfig", "ConflictError"),
+        *("AlreadyExistsError", "Artifact", "AttemptLost", "Bundle", "BundleError", "Candidate", "Client"),
+        *("ClientConfig", "ConflictError"),
         *("DiminuendoError", "DownloadError", "Garbage", "UploadError"),
         *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),

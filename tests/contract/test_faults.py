@@ -90,6 +90,7 @@ async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[st
         uploads=uploads,
         collector=Collector(store, artifacts, uploads, metrics, clock, keep_s=KEEP_S),
         max_artifact_bytes=2**30,
+        max_bundle_bytes=2**30,
     )
     port = await server.start("127.0.0.1", 0)
     try:

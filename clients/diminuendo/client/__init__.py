@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diminuendo.client.config import ClientConfig, RetryPolicy
     from diminuendo.client.errors import (
         AlreadyExistsError,
+        BundleError,
         ConflictError,
         DiminuendoError,
         DownloadError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from diminuendo.client.types import (
         Artifact,
         AttemptLost,
+        Bundle,
         Candidate,
         EvaluationFinished,
         Event,
@@ -60,6 +62,7 @@ _HOMES = {
     "config": ("ClientConfig", "RetryPolicy"),
     "errors": (
         "AlreadyExistsError",
+        "BundleError",
         "ConflictError",
         "DiminuendoError",
         "DownloadError",
@@ -77,6 +80,7 @@ _HOMES = {
     "types": (
         "Artifact",
         "AttemptLost",
+        "Bundle",
         "Candidate",
         "EvaluationFinished",
         "Event",
@@ -101,6 +105,8 @@ __all__ = [
     "AlreadyExistsError",
     "Artifact",
     "AttemptLost",
+    "Bundle",
+    "BundleError",
     "Candidate",
     "Client",
     "ClientConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -19,11 +20,12 @@ from diminuendo.v1 import (
 )
 
 from diminuendo.client import convert
+from diminuendo.client.bundle import pack
 from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
-from diminuendo.client.types import Accept, Artifact, Effort, Garbage, JobInfo, JobState, check_whole
+from diminuendo.client.types import Accept, Artifact, Bundle, Effort, Garbage, JobInfo, JobState, check_whole
 from diminuendo.client.upload import upload
 
 _JOB_NAME = re.compile(r"projects/[^/\s]+/jobs/[^/\s]+")
@@ -80,8 +82,9 @@ class Client:
 
     def submit(
         self,
-        source: str = "zoo:digits",
+        source: str = "",
         *,
+        bundle: Path | str | None = None,
         delta: float | None = None,
         target: Mapping[str, float] | None = None,
         effort: Effort = "normal",
@@ -95,6 +98,7 @@ class Client:
         multiple: int = 1,
         stage: int = 2,
         budget: Mapping[str, float] | None = None,
+        exports: Sequence[str] = (),
         parallel: int | None = None,
         job_id: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -106,7 +110,8 @@ class Client:
         """Store a job durably and queue it.
 
         Args:
-            source: ``zoo:NAME``.
+            source: ``zoo:NAME``, or what `upload_bundle` gave as its source; ``zoo:digits`` when there is no bundle.
+            bundle: In place of a source the folder of a bundle, which is uploaded first; see `upload_bundle`.
             delta: The largest loss of the metric, in points, over 0 and up to 100; the smallest network inside it is
                 looked for. 1.0 when neither delta nor a target is given.
             target: In place of delta the most that one figure may be, e.g. ``{"size": 1.0}``; the network within it
@@ -125,6 +130,8 @@ class Client:
             stage: 1 stops after the exploration, 2 anneals too.
             budget: The most ``evaluations`` and ``epochs``, certification included, and the ``minutes`` after which
                 the best so far is certified.
+            exports: Files to be made of the result beside its safetensors: ``onnx``, ``pt2``, ``torchscript``, each
+                with ``:fp16`` or ``:bf16`` behind it for narrower weights; ``safetensors:fp16``.
             parallel: The most evaluations at a time; None: as many as there are evaluators.
             job_id: Last component of the job's name; None lets the server choose.
             labels: Free labels.
@@ -137,11 +144,19 @@ class Client:
 
         Raises:
             InvalidArgumentError: A field is wrong.
+            BundleError: The folder is no bundle, or cannot be packed.
             AlreadyExistsError: The job_id is taken, or the request_id was used with another content.
             ServerUnavailableError: Nobody answers.
         """
+        if bundle is not None:
+            if source:
+                raise InvalidArgumentError.of("source", f"{source!r} is given beside a bundle; give one of them")
+            source = "bundle:" + "0" * 64  # everything else is checked before anything is sent
+        source = source or "zoo:digits"
         spec = convert.job_spec(
             source,
+            project=self.project,
+            exports=exports,
             delta=delta,
             target=target,
             effort=effort,
@@ -157,6 +172,8 @@ class Client:
             budget=budget,
             parallel=parallel,
         )
+        if bundle is not None:
+            spec.bundle = self.upload_bundle(bundle).name
         request = job_service_pb2.CreateJobRequest(
             parent=f"projects/{self.project}",
             job_id=job_id or "",
@@ -245,6 +262,27 @@ class Client:
             ServerUnavailableError: Nobody answers, or the server has no room, for `ClientConfig.patience_s`.
         """
         return upload(self._connection, Path(path))
+
+    def upload_bundle(self, folder: Path | str) -> Bundle:
+        """Pack a bundle's folder and store it on the server. What the server has already is not sent.
+
+        The same folder gives the same sha256, wherever it lies. What its ``.gitignore`` files leave out is left out.
+
+        Args:
+            folder: Has ``task.py``, or a network's file and ``data.toml``.
+
+        Raises:
+            BundleError: The folder is no bundle, is too large, or has a link that leads out of it.
+            OSError: A file cannot be read.
+            UploadError: As `upload`.
+            ServerUnavailableError: As `upload`.
+        """
+        with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
+            archive = Path(scratch) / "bundle.tar"
+            packed = pack(folder, archive)
+            self.upload(archive)
+        name = f"projects/{self.project}/bundles/{packed.sha256}"
+        return Bundle(name, packed.sha256, packed.size_bytes, packed.files, packed.ignored)
 
     def collect_garbage(self, *, dry_run: bool = False, timeout_s: float = 600.0) -> Garbage:
         """Have the server remove what no job has referred to for as long as it is set to keep it.

@@ -33,6 +33,8 @@ def state_number(state: types.JobState) -> pb.JobState.ValueType:
 def job_spec(
     source: str,
     *,
+    project: str = "default",
+    exports: Sequence[str] = (),
     delta: float | None = None,
     target: Mapping[str, float] | None = None,
     effort: str = "normal",
@@ -59,8 +61,9 @@ def job_spec(
     if len(wanted) > 1:
         names = ", ".join(limit.figure for limit in wanted)
         raise InvalidArgumentError.of("target", f"{names} are {len(wanted)} figures; give one, the others as limits")
-    return pb.JobSpec(
-        zoo=types.zoo_name(source),
+    bundle = types.bundle_sha256(source)
+    spec = pb.JobSpec(
+        exports=types.check_names("exports", exports),
         delta=None if delta is None else types.check_delta(delta),
         seed=types.check_seed(seed),
         effort=pb.Effort.Value(f"EFFORT_{types.check_choice('effort', effort, types.Effort).upper()}"),
@@ -76,6 +79,11 @@ def job_spec(
         budget=_budget(budget) if budget else None,
         parallel=None if parallel is None else types.check_whole("parallel", parallel),
     )
+    if bundle is None:
+        spec.zoo = types.zoo_name(source)
+    else:
+        spec.bundle = f"projects/{project}/bundles/{bundle}"
+    return spec
 
 
 def _numbers(field: str, values: Mapping[str, float] | None) -> list[tuple[str, float]]:
@@ -98,7 +106,7 @@ def job_info(job: pb.Job) -> types.JobInfo:
     spec = job.spec
     return types.JobInfo(
         name=job.name,
-        source=f"zoo:{spec.zoo}" if spec.WhichOneof("source") == "zoo" else "",
+        source=_source(spec),
         delta=None if spec.HasField("target") else spec.delta,
         effort=_EFFORTS.get(spec.effort, "normal"),
         accept=_ACCEPTS.get(spec.accept, "estimate"),
@@ -125,10 +133,19 @@ def job_info(job: pb.Job) -> types.JobInfo:
         stage=spec.stage or 2,
         budget={field.name: value for field, value in spec.budget.ListFields()},
         parallel=spec.parallel if spec.HasField("parallel") else None,
+        exports=tuple(spec.exports),
         priority=job.priority,
         retry_of=job.retry_of,
         deadline=_time_in(job, "deadline"),
     )
+
+
+def _source(spec: pb.JobSpec) -> str:
+    """``zoo:NAME`` or ``bundle:SHA256``; empty where this client is too old to know it."""
+    kind = spec.WhichOneof("source")
+    if kind == "bundle":
+        return f"bundle:{spec.bundle.rpartition('/')[2]}"
+    return f"zoo:{spec.zoo}" if kind == "zoo" else ""
 
 
 def event(message: pb.JobEvent) -> types.Event:

@@ -4,6 +4,7 @@
     ├── ServerUnavailableError    nobody answers, or not in time; retried before it is raised
     ├── ServerError               the server failed, or broke its contract
     ├── InvalidArgumentError      a field of the request is wrong; `violations` says which
+    │   └── BundleError           a folder that is no bundle, or one that cannot be packed
     ├── NotFoundError             no such job, network or content
     ├── AlreadyExistsError        the name, or the request_id with another content, is taken
     ├── FailedPreconditionError   not in the job's present state
@@ -74,6 +75,10 @@ class InvalidArgumentError(DiminuendoError):
     def of(cls, field: str, description: str) -> InvalidArgumentError:
         """One wrong field, found before anything was sent."""
         return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+class BundleError(InvalidArgumentError):
+    """A folder that is no bundle, or cannot be packed as it is. Nothing was sent."""
 
 
 class NotFoundError(DiminuendoError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -93,6 +94,30 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on a server.
+
+    Attributes:
+        name: ``projects/{project}/bundles/{sha256}``.
+        sha256: Of its archive, lower-case hex.
+        size_bytes: Of its archive.
+        files: Paths in it, sorted.
+        ignored: Paths of its folder that ``.gitignore`` leaves out.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    files: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """What `Client.submit` takes as source."""
+        return f"bundle:{self.sha256}"
+
+
+@dataclass(frozen=True, slots=True)
 class Garbage:
     """What a server removed because no job refers to it, or would remove.
 
@@ -161,7 +186,7 @@ class JobInfo:
 
     Attributes:
         name: ``projects/{project}/jobs/{job}``.
-        source: ``zoo:NAME``.
+        source: ``zoo:NAME``, or ``bundle:`` and the sha256 of a bundle.
         delta: Tolerance in points of the metric; None where there is a target in its place.
         target: The most that one figure may be, by its name; empty where there is a delta.
         objective: The figure that gets small.
@@ -181,6 +206,7 @@ class JobInfo:
         priority: Jobs of a higher one are leased first.
         retry_of: Name of the job that it is another try of; empty when it is none.
         deadline: When it is to end with its best model so far; None: it has no deadline.
+        exports: Files to be made of the result beside its safetensors, e.g. ``onnx``.
     """
 
     name: str
@@ -214,6 +240,7 @@ class JobInfo:
     priority: int = 0
     retry_of: str = ""
     deadline: datetime | None = None
+    exports: tuple[str, ...] = ()
 
     @property
     def job_id(self) -> str:
@@ -367,6 +394,22 @@ def check_seed(seed: int) -> int:
     if not 0 <= seed < 2**63:
         raise InvalidArgumentError.of("seed", f"{seed} is out of range; give a whole number from 0 to 2^63 - 1")
     return seed
+
+
+def bundle_sha256(source: str) -> str | None:
+    """What follows ``bundle:``; None where the source is no stored bundle.
+
+    Raises:
+        InvalidArgumentError: It is no sha256.
+    """
+    scheme, _, sha256 = source.partition(":")
+    if scheme != "bundle":
+        return None
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise InvalidArgumentError.of(
+            "source", f"{source!r} is not bundle:SHA256; give the bundle's folder as bundle, or what upload_bundle gave"
+        )
+    return sha256
 
 
 def zoo_name(source: str) -> str:

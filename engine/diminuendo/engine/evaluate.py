@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from diminuendo.engine import surgery, weights
+from diminuendo.engine import bundle, surgery, weights
+from diminuendo.engine.bundle import cache
+from diminuendo.engine.bundle.archive import BundleError
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.finetune import Tuning, finetune
 from diminuendo.engine.fitting import Asked, fitted
@@ -28,6 +32,8 @@ from diminuendo.engine.search.work import (
     OWN,
     Evaluate,
     Evaluated,
+    Export,
+    ExportsMade,
     Judge,
     Judged,
     LayerTime,
@@ -41,7 +47,7 @@ from diminuendo.engine.search.work import (
     Verdict,
     Work,
 )
-from diminuendo.engine.store import ArtifactStore
+from diminuendo.engine.store import SharedStore, is_sha256
 from diminuendo.engine.survey import calibrate, factors, flow, moments
 from diminuendo.engine.task import Metric, Recipe, Task, TaskError
 from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, resolve, user_code
@@ -61,7 +67,7 @@ class Worker:
     """
 
     def __init__(
-        self, store: ArtifactStore, *, threads: int | None = None, tasks: Mapping[str, Task] | None = None
+        self, store: SharedStore, *, threads: int | None = None, tasks: Mapping[str, Task] | None = None
     ) -> None:
         """Use a store for weights and factors.
 
@@ -100,6 +106,8 @@ class Worker:
                 return self._survey(bench, question, start)
             if isinstance(question, Evaluate):
                 return self._evaluate(bench, question, start, work.parts)
+            if isinstance(question, Export):
+                return self._export(bench, question, start)
             return self._judge(bench, question, start)
         except TaskError as error:
             raise UserCodeError(str(error), "") from error
@@ -107,9 +115,23 @@ class Worker:
     def _bench(self, source: str, seed: int) -> Workbench:
         """The workbench of a source and a split; the last one is kept."""
         if (source, seed) not in self._benches:
+            folder = self._fetched(source)
             with user_code(f"building {source!r}"):
-                self._benches = {(source, seed): Workbench(resolve(source, self._tasks), seed)}
+                task = bundle.load(folder, source=source) if folder else resolve(source, self._tasks)
+                self._benches = {(source, seed): Workbench(task, seed)}
         return self._benches[source, seed]
+
+    def _fetched(self, source: str) -> Path | None:
+        """The folder of a stored bundle, which becomes the working folder; None for any other source."""
+        sha256 = source.removeprefix("bundle:")
+        if source in self._tasks or not is_sha256(sha256):
+            return None
+        try:
+            folder = cache.fetched(self._store, sha256)
+        except BundleError as error:
+            raise TaskError(str(error)) from error
+        os.chdir(folder)  # as on its owner's machine: what it opens by a relative path lies there
+        return folder
 
     # --- prepare and survey --------------------------------------------------------------------------------
 
@@ -282,6 +304,12 @@ class Worker:
             time_ratios=times.ratios[1:],
             time_spread=times.spread,
         )
+
+    def _export(self, bench: Workbench, question: Export, start: float) -> ExportsMade:
+        from diminuendo.engine.exports import sealed  # here, since the exporters take a second to import
+
+        made = sealed.stored(bench, self._tuned(bench, question.tuned), question.forms, self._store)
+        return ExportsMade(made, time.perf_counter() - start)
 
 
 def _cost_of(model: nn.Module, example: Any) -> Cost:

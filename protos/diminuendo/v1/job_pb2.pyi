@@ -283,6 +283,7 @@ class JobSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ZOO_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     EFFORT_FIELD_NUMBER: _builtins.int
@@ -297,8 +298,15 @@ class JobSpec(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     PARALLEL_FIELD_NUMBER: _builtins.int
+    EXPORTS_FIELD_NUMBER: _builtins.int
     zoo: _builtins.str
     """A network of the built-in zoo with its weights and data, e.g. `digits`."""
+    bundle: _builtins.str
+    """A bundle of the job's project, `projects/{project}/bundles/{sha256}`: the owner's network, data, loss and
+    metric. The sha256 is that of its archive, which is uploaded with ArtifactService beforehand: an uncompressed
+    POSIX tar with `task.py`, or with a network's file and `data.toml`, at its top. Evaluators run it with the
+    packages of its `requirements.txt`; nobody else does. It is kept for as long as a job refers to it.
+    """
     delta: _builtins.float
     """Tolerance: the largest loss of the metric, in points, 0 < delta <= 100; the smallest network inside it is looked
     for. Required, unless there is a target in its place.
@@ -345,10 +353,17 @@ class JobSpec(_message.Message):
     def budget(self) -> Global___Budget:
         """How much may be spent. Default: as much as the effort takes."""
 
+    @_builtins.property
+    def exports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files to be made of the result beside its safetensors, each `FORMAT` or `FORMAT:DTYPE`, e.g. `onnx`, `onnx:fp16`,
+        `pt2`, `torchscript`; each at most once. One that cannot be made is a warning, and the job ends with the others.
+        """
+
     def __init__(
         self,
         *,
         zoo: _builtins.str = ...,
+        bundle: _builtins.str = ...,
         delta: _builtins.float | None = ...,
         seed: _builtins.int = ...,
         effort: Global___Effort.ValueType = ...,
@@ -363,10 +378,11 @@ class JobSpec(_message.Message):
         stage: _builtins.int | None = ...,
         budget: Global___Budget | None = ...,
         parallel: _builtins.int | None = ...,
+        exports: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_parallel", b"_parallel", "_stage", b"_stage", "budget", b"budget", "delta", b"delta", "multiple", b"multiple", "parallel", b"parallel", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_parallel", b"_parallel", "_stage", b"_stage", "budget", b"budget", "bundle", b"bundle", "delta", b"delta", "multiple", b"multiple", "parallel", b"parallel", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_parallel", b"_parallel", "_stage", b"_stage", "accept", b"accept", "budget", b"budget", "delta", b"delta", "effort", b"effort", "formats", b"formats", "freeze", b"freeze", "limits", b"limits", "max_ratio", b"max_ratio", "multiple", b"multiple", "objective", b"objective", "parallel", b"parallel", "seed", b"seed", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_delta", b"_delta", "_multiple", b"_multiple", "_parallel", b"_parallel", "_stage", b"_stage", "accept", b"accept", "budget", b"budget", "bundle", b"bundle", "delta", b"delta", "effort", b"effort", "exports", b"exports", "formats", b"formats", "freeze", b"freeze", "limits", b"limits", "max_ratio", b"max_ratio", "multiple", b"multiple", "objective", b"objective", "parallel", b"parallel", "seed", b"seed", "source", b"source", "stage", b"stage", "target", b"target", "zoo", b"zoo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__delta: _TypeAlias = _typing.Literal["delta"]  # noqa: Y015
     _WhichOneofArgType__delta: _TypeAlias = _typing.Literal["_delta", b"_delta"]  # noqa: Y015
@@ -376,7 +392,7 @@ class JobSpec(_message.Message):
     _WhichOneofArgType__parallel: _TypeAlias = _typing.Literal["_parallel", b"_parallel"]  # noqa: Y015
     _WhichOneofReturnType__stage: _TypeAlias = _typing.Literal["stage"]  # noqa: Y015
     _WhichOneofArgType__stage: _TypeAlias = _typing.Literal["_stage", b"_stage"]  # noqa: Y015
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["zoo"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["zoo", "bundle"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__delta) -> _WhichOneofReturnType__delta | None: ...
@@ -579,7 +595,7 @@ class JobResult(_message.Message):
     """original / compressed of the job's objective, or of its target's figure; 2.0 is half."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultFile]:
-        """The result folder: model.safetensors, plan.json, certificate.json, profile.json."""
+        """The result folder: model.safetensors, plan.json, certificate.json, profile.json, and the exports asked for."""
 
     def __init__(
         self,

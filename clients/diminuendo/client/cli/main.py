@@ -40,6 +40,8 @@ _MISTAKES = (
 _OWN = "diminuendo.client.cli.commands"
 _SERVICES = "diminuendo.services"
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": (f"{_OWN}.init:init", "Write a commented example of a bundle, which runs as it is."),
+    "check": (f"{_OWN}.check:check", "Run a bundle here for a few seconds; says what a job on it would do."),
     "submit": (f"{_OWN}.submit:submit", "Submit a network to a server; prints the job's name."),
     "watch": (f"{_OWN}.jobs:watch", "Follow a job until it has ended."),
     "get": (f"{_OWN}.jobs:get", "Show a job."),
@@ -55,6 +57,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compress": (f"{_OWN}.compress:compress", "Compress a network here, without a server."),
     "profile": (f"{_OWN}.profile:profile", "Show what a network costs: params, size, MACs, memory, time."),
     "apply": (f"{_OWN}.apply:apply", "Put a plan into a network, without a search."),
+    "export": (f"{_OWN}.export:export", "Export a result as ONNX, .pt2, TorchScript, or in half precision."),
     "serve": (f"{_SERVICES}.serve.command:serve", "Run a whole server here: conductor, coordinator, evaluators."),
     "conductor": (f"{_SERVICES}.conductor.command:conductor", "Run a conductor."),
     "coordinator": (f"{_SERVICES}.coordinator.command:coordinator", "Run a coordinator and its evaluators."),

@@ -111,6 +111,14 @@ Budget = Annotated[
     ),
 ]
 
+Export = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--export",
+        metavar="FORM",
+        help="A file to be made of the result: onnx, pt2, torchscript, onnx:fp16, ...; repeatable.",
+    ),
+]
 Deadline = Annotated[
     str | None,
     typer.Option(
@@ -138,6 +146,11 @@ Out = Annotated[
     typer.Option("--out", metavar="DIR", help="Empty folder; default ./results/NAME.", show_default=False),
 ]
 
+Bundle = Annotated[
+    Path | None,
+    typer.Option("--bundle", metavar="DIR", help="In place of SOURCE: a folder with task.py.", show_default=False),
+]
+
 SERVER = DEFAULT_TARGET
 
 
@@ -158,6 +171,7 @@ class Wishes:
     multiple: Multiple = 1
     stage: StageNumber = 2
     budget: Budget = None
+    export: Export = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments that `Client.submit` and the engine's `compress` both take.
@@ -179,6 +193,7 @@ class Wishes:
             "multiple": self.multiple,
             "stage": self.stage,
             "budget": budget_of(self.budget or ()),
+            "exports": names_of(self.export or ()),
         }
 
     def _tolerance(self) -> float | None:

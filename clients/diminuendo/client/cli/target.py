@@ -27,3 +27,11 @@ def bundle_folder(field: str, target: str, **of_the_zoo: object) -> Path | None:
         if value is not None:
             raise InvalidArgumentError.of(name, f"{value} is for zoo:NAME; {Path(target)}/task.py says this itself")
     return Path(target)
+
+
+def check_one(source: str, bundle: Path | None) -> None:
+    """Refuse a command that was given neither a source nor a bundle, or both."""
+    if bundle is not None and source:
+        raise InvalidArgumentError.of("source", f"{source!r} is given beside --bundle {bundle}; give one of them")
+    if bundle is None and not source:
+        raise InvalidArgumentError.of("source", "there is none; give zoo:NAME, or --bundle DIR")

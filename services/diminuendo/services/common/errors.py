@@ -104,6 +104,12 @@ class RequestReusedError(DiminuendoError):
     code, reason = grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"
 
 
+class BundleMissingError(DiminuendoError):
+    """The job service: a job on a bundle that is not stored. Upload the bundle, then ask again."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_MISSING"
+
+
 class JobEndedError(DiminuendoError):
     """The state machine: the job has ended, so it cannot do what was asked."""
 

@@ -25,6 +25,9 @@ ACCEPTS: dict[int, AcceptName] = {
     job_pb2.ACCEPT_STRICT: "strict",
 }
 
+BUNDLE = "bundle:"
+"""How the source of a job on a bundle begins; the sha256 of its archive follows."""
+
 
 def unknown_fields(spec: job_pb2.JobSpec) -> list[int]:
     """Numbers of the fields, of the spec and of what is in it, that this version does not know."""
@@ -43,7 +46,7 @@ def to_request(spec: job_pb2.JobSpec) -> Request:
     target = _pair(spec.target) if spec.HasField("target") else None
     objective = spec.objective or (target[0] if target else "params")
     return Request(
-        source=f"zoo:{spec.zoo}",
+        source=source_of(spec),
         delta=spec.delta if spec.HasField("delta") else None,
         seed=spec.seed,
         effort=EFFORTS[spec.effort],
@@ -57,7 +60,20 @@ def to_request(spec: job_pb2.JobSpec) -> Request:
         stage=cast("StageNumber", spec.stage if spec.HasField("stage") else 2),
         budget=tuple(_budget(spec.budget)),
         target=target,
+        exports=tuple(spec.exports),
     )
+
+
+def source_of(spec: job_pb2.JobSpec) -> str:
+    """The source as the engine names it: ``zoo:NAME`` or ``bundle:SHA256``."""
+    if spec.WhichOneof("source") == "bundle":
+        return f"{BUNDLE}{spec.bundle.rpartition('/')[2]}"
+    return f"zoo:{spec.zoo}"
+
+
+def bundle_of(spec: job_pb2.JobSpec) -> str | None:
+    """sha256 of the bundle that the job is about; None where it is about a network of the zoo."""
+    return spec.bundle.rpartition("/")[2] if spec.WhichOneof("source") == "bundle" else None
 
 
 def _pair(limit: job_pb2.Limit) -> tuple[ObjectiveName, float]:

@@ -108,6 +108,7 @@ async def _grpc(
         uploads=uploads,
         collector=collector,
         max_artifact_bytes=settings.max_artifact_bytes,
+        max_bundle_bytes=settings.max_bundle_bytes,
     )
     beside: set[asyncio.Task[None]] = set()
     try:

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.conductor.bundles import Bundles
 from diminuendo.services.conductor.garbage import Collector
 from diminuendo.services.conductor.interceptor import CallInterceptor
 from diminuendo.services.conductor.metrics import Metrics
@@ -71,13 +72,15 @@ class GrpcServer:
         uploads: Uploads,
         collector: Collector,
         max_artifact_bytes: int,
+        max_bundle_bytes: int,
     ) -> None:
         """Register the services; nothing listens yet."""
         self._notifier = notifier
         self._calls = CallInterceptor(metrics)
         self._server = grpc.aio.server(interceptors=[self._calls], options=OPTIONS)
         self._health: Any = health_aio.HealthServicer()
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier, clock), self._server)
+        jobs = JobService(store, notifier, clock, Bundles(artifacts, max_bundle_bytes))
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, self._server)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
             CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
         )

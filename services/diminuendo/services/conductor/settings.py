@@ -33,6 +33,7 @@ class ConductorSettings(ServiceSettings):
         weights: What projects may have of the evaluators, relative to one another: ``PROJECT=NUMBER,...``; 1 where it
             is not said.
         max_artifact_bytes: The largest content that is taken.
+        max_bundle_bytes: The largest bundle that a job is created on: each evaluator fetches it.
         keep_s: How long content and outcomes are kept that no job refers to any more, in seconds. Longer than a client
             takes from an upload to the job that needs it, and a coordinator from an evaluation to its report.
         collect_every_s: How often what is to go is looked for, in seconds.
@@ -51,6 +52,7 @@ class ConductorSettings(ServiceSettings):
     artifacts: str = ""
     weights: Weights = Field(default_factory=dict)
     max_artifact_bytes: int = Field(64 * 2**30, ge=2**20, le=64 * 2**30)
+    max_bundle_bytes: int = Field(2 * 2**30, ge=2**10, le=64 * 2**30)
     keep_s: float = Field(7 * 86_400.0, ge=7200, allow_inf_nan=False)
     collect_every_s: float = Field(3600.0, ge=1, le=86_400, allow_inf_nan=False)
     with_parent: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from diminuendo.v1 import job_pb2, job_service_pb2
 
 from diminuendo.engine.search.check import problems as wrong_in
+from diminuendo.engine.store import is_sha256
 from diminuendo.engine.zoo import catalog
 from diminuendo.services.common.errors import InvalidFieldError, Violation
 from diminuendo.services.common.names import COMPONENT
@@ -53,7 +54,7 @@ def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, Reque
     project = parent_project(problems, request.parent)
     _job_id(problems, request.job_id)
     request_id(problems, request.request_id)
-    _spec(problems, request.job.spec)
+    _spec(problems, request.job.spec, project)
     check_labels(problems, request.job.labels)
     _priority(problems, request.job.priority)
     deadline = _deadline(problems, request.job)
@@ -267,13 +268,26 @@ def _zoo(problems: Problems, text: str) -> None:
         )
 
 
-def _spec(problems: Problems, spec: job_pb2.JobSpec) -> None:
+def _bundle(problems: Problems, name: str, project: str) -> None:
+    """``projects/{project}/bundles/{sha256}`` of the job's own project."""
+    match name.split("/"):
+        case ["projects", owner, "bundles", sha256] if is_sha256(sha256) and COMPONENT.fullmatch(owner):
+            if project and owner != project:
+                problems.add("job.spec.bundle", f"{name!r} is of another project than the job's, {project!r}; name its")
+        case _:
+            problems.add("job.spec.bundle", f"{name!r} is no bundle; give projects/PROJECT/bundles/SHA256")
+
+
+def _spec(problems: Problems, spec: job_pb2.JobSpec, project: str) -> None:
     """Source and enums here; what is asked of the search by the engine's own rules."""
     unknown = unknown_fields(spec)
     if unknown:
         numbers = ", ".join(map(str, unknown))
         problems.add("job.spec", f"fields {numbers} are not known to this server; update it, or leave them out")
-    _zoo(problems, spec.zoo)
+    if spec.WhichOneof("source") == "bundle":
+        _bundle(problems, spec.bundle, project)
+    else:
+        _zoo(problems, spec.zoo)
     known = job_pb2.JobSpec()
     known.CopyFrom(spec)
     if spec.effort not in EFFORTS:

@@ -8,9 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
+from diminuendo.engine.bundle.cache import VARIABLE as BUNDLES
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator.environment import is_isolated
 from diminuendo.services.coordinator.scratch import scratch_folder
@@ -62,7 +64,7 @@ def connected(*, address: str | None, evaluators: int | None) -> Iterator[Cluste
 def _local(evaluators: int | None) -> Iterator[None]:
     if not is_isolated():
         raise RuntimeError("call diminuendo.services.coordinator.environment.isolate() before importing ray")
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, _unpacking_in(folder / "bundles"):
         ray.init(
             address="local",
             num_cpus=evaluators or _cores(),
@@ -78,6 +80,18 @@ def _local(evaluators: int | None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _unpacking_in(folder: Path) -> Iterator[None]:
+    """Have evaluators unpack bundles there: they are ended without a word, and what they leave goes with the folder."""
+    before = os.environ.get(BUNDLES)
+    os.environ[BUNDLES] = before or str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[BUNDLES]
 
 
 @contextmanager

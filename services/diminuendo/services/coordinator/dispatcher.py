@@ -19,6 +19,7 @@ from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import failures, translate
 from diminuendo.services.coordinator.attempts import AttemptLost, Loss
+from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.ledger import Ledger
 from diminuendo.services.coordinator.line import Claim, Line
 from diminuendo.services.coordinator.slot import Attempts, Slot, Spawn
@@ -125,11 +126,11 @@ class Dispatcher(threading.Thread):
         self._posts[claim.job] = post
         self._dispatch()
 
-    def submit(self, job: str, work: Work) -> None:
+    def submit(self, job: str, work: Work, environment: Environment = COMMON) -> None:
         """Put a work in line."""
         self.ledger.asked(job)
         self.revive()
-        self._enqueue(Attempts(work, job))
+        self._enqueue(Attempts(work, job, environment))
 
     def cancel(self, job: str) -> None:
         """Forget what a job has in line and end what is under way of it.
@@ -195,7 +196,10 @@ class Dispatcher(threading.Thread):
         slot.failed_starts = 0
         self.usable.set()
         log.info("evaluator_ready", evaluator=slot.name)
-        self._free(slot)
+        if slot.attempts is None:
+            self._free(slot)
+        else:
+            self._run(slot, slot.attempts)
 
     def _returned(self, slot: Slot, incarnation: int, future: Future[Report]) -> None:
         if incarnation != slot.incarnation or slot.attempts is None:
@@ -219,7 +223,7 @@ class Dispatcher(threading.Thread):
     def _start(self, slot: Slot) -> None:
         slot.incarnation += 1
         incarnation = slot.incarnation
-        slot.handle, slot.state = self._spawn(slot.name), "starting"
+        slot.handle, slot.state = self._spawn(slot.name, slot.environment), "starting"
         slot.due = self._clock() + self._limits.start_s
 
         def ready(future: Future[object]) -> None:
@@ -228,7 +232,17 @@ class Dispatcher(threading.Thread):
         slot.handle.ping().add_done_callback(ready)  # type: ignore[arg-type]
 
     def _start_failed(self, slot: Slot, reason: str) -> None:
+        attempts, slot.environment = slot.attempts, COMMON
         self._drop(slot)
+        if attempts is not None and attempts.environment.packages:  # they are to blame, so it is on the job's account
+            slot.due = self._clock()
+            log.warning(
+                "evaluator_start_failed", evaluator=slot.name, reason=reason, bundle=attempts.environment.bundle
+            )
+            self._lost_attempt(attempts, slot.name, Loss("EVALUATOR_LOST", f"the evaluator cannot start: {reason}"))
+            return
+        if attempts is not None:
+            self._enqueue(attempts)
         slot.failed_starts += 1
         slot.last_failure = reason
         delay = min(30.0, self._limits.backoff_s * 2 ** (slot.failed_starts - 1))
@@ -283,12 +297,21 @@ class Dispatcher(threading.Thread):
         self._publish()
 
     def _give(self, slot: Slot, attempts: Attempts) -> None:
+        attempts.begun = self._clock()
+        if slot.environment != attempts.environment:
+            self._drop(slot)
+            slot.environment, slot.attempts = attempts.environment, attempts
+            self._start(slot)
+        else:
+            self._run(slot, attempts)
+
+    def _run(self, slot: Slot, attempts: Attempts) -> None:
+        """Have a ready evaluator do a work."""
         if slot.handle is None:
             raise RuntimeError(f"{slot.name} is idle without a process")
         incarnation = slot.incarnation
         slot.state, slot.attempts, slot.last_job = "busy", attempts, attempts.job
-        attempts.begun = self._clock()
-        slot.due = attempts.begun + self._limits.work_s
+        slot.due = self._clock() + self._limits.work_s
         self.ledger.busy(slot.name)
 
         def returned(future: Future[Report]) -> None:
@@ -301,8 +324,11 @@ class Dispatcher(threading.Thread):
         attempts = slot.attempts
         self._drop(slot)
         self._start(slot)
-        if attempts is None:
-            return
+        if attempts is not None:
+            self._lost_attempt(attempts, slot.name, loss)
+
+    def _lost_attempt(self, attempts: Attempts, evaluator: str, loss: Loss) -> None:
+        """Try it elsewhere, or give up."""
         attempts.losses.append(loss)
         self.ledger.attempts_lost += 1
         self._posts[attempts.job].accounts.attempts_lost += 1
@@ -310,7 +336,7 @@ class Dispatcher(threading.Thread):
         log.warning(
             "attempt_lost",
             job=translate.job_of(attempts.job),
-            evaluator=slot.name,
+            evaluator=evaluator,
             work=work.index,
             key=work.key,
             subject=work.subject,
@@ -319,7 +345,7 @@ class Dispatcher(threading.Thread):
             detail=loss.detail,
         )
         self._posts[attempts.job].losses.put(
-            AttemptLost(work.index, work.subject, slot.name, count, loss.cause, loss.detail)
+            AttemptLost(work.index, work.subject, evaluator, count, loss.cause, loss.detail)
         )
         if count < failures.MAX_ATTEMPTS:
             self._enqueue(attempts)

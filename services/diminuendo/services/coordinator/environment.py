@@ -31,6 +31,8 @@ def isolate(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.pop(key, None)
     environment.update(_RAY_LOCAL)
     environment.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # What cannot be installed is said at once: whoever cannot reach the index now submits again.
+    environment.setdefault("RUNTIME_ENV_RETRY_TIMES", "1")
     # Ray gives its first server 30 s to start, which on a busy laptop has been too little.
     environment.setdefault("RAY_gcs_server_port_wait_time_s", "120")
 

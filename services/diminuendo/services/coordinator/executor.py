@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.attempts import AttemptLost
+from diminuendo.services.coordinator.bundles import Environment
 from diminuendo.services.coordinator.cluster import Cluster
 from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Limits, Post
 from diminuendo.services.coordinator.ledger import Stats
@@ -51,8 +52,8 @@ class RayExecutor:
 
         bounds = limits or Limits()
 
-        def spawn(name: str) -> Handle:
-            return RayHandle(cluster, name, artifacts, worker, bounds.memory_bytes)
+        def spawn(name: str, environment: Environment) -> Handle:
+            return RayHandle(cluster, name, artifacts, worker, bounds.memory_bytes, environment)
 
         names = [f"evaluator-{i}" for i in range(cluster.evaluators)]
         self._dispatcher = Dispatcher(names, spawn, bounds)
@@ -141,6 +142,14 @@ class JobExecutor:
         """Set whenever `statuses` changes; whoever waits for it clears it."""
         return self._post.changed
 
+    def prioritise(self, priority: int) -> None:
+        """Change its priority."""
+        self.claim(replace(self._claim, priority=priority))
+
+    def run_in(self, environment: Environment) -> None:
+        """Have its works, from the next one on, run in an environment."""
+        self.claim(replace(self._claim, environment=environment))
+
     def claim(self, claim: Claim) -> None:
         """Change what it may have."""
         self._claim = claim
@@ -148,7 +157,8 @@ class JobExecutor:
 
     def submit(self, work: Work) -> None:
         """Put the work in line; it starts as soon as it is its turn and an evaluator is free."""
-        self._dispatcher.post(lambda: self._dispatcher.submit(self._claim.job, work))
+        claim = self._claim
+        self._dispatcher.post(lambda: self._dispatcher.submit(claim.job, work, claim.environment))
 
     def wait(self, timeout_s: float) -> list[Done]:
         """Block until at least one work is done, or the time is over.

@@ -8,12 +8,15 @@ from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Work
 from diminuendo.services.coordinator.attempts import Loss
+from diminuendo.services.coordinator.install import refused
 
 MAX_ATTEMPTS = 3
 
 
 def loss_of(error: BaseException) -> Loss:
     """Why Ray lost an attempt, or could not start an evaluator."""
+    if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        return Loss("EVALUATOR_LOST", refused(str(error)), str(error))
     if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
         last = str(error).strip().splitlines()[-1].strip()  # of the traceback: what was raised
         return Loss("EVALUATOR_LOST", f"the evaluator cannot start: {last[:500]}", str(error))

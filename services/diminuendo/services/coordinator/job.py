@@ -5,20 +5,23 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import grpc
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2
 
+from diminuendo.engine.bundle.archive import BundleError
 from diminuendo.engine.search.drive import Stopped, drive
 from diminuendo.engine.search.session import Finished, Request, Session, StateError
 from diminuendo.engine.search.work import Failed
-from diminuendo.engine.store import SharedStore
+from diminuendo.engine.store import ArtifactMissingError, SharedStore, StoreAwayError
 from diminuendo.services.common import logs
 from diminuendo.services.coordinator import translate
+from diminuendo.services.coordinator.bundles import Environment, environment_of
 from diminuendo.services.coordinator.executor import ClusterLostError, EvaluatorsAwayError, JobExecutor, RayExecutor
 from diminuendo.services.coordinator.heartbeat import Heartbeat
+from diminuendo.services.coordinator.install import InstallStoppedError, RequirementsError, install
 from diminuendo.services.coordinator.journal import ConductorJournal
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
 from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError
@@ -30,6 +33,8 @@ MAX_RESTARTS = 2
 """How often a job's search starts again because the artifact store has lost something."""
 
 _MAX_REASON = 1000
+_AWAY_S = 2.0
+"""How long to wait before an artifact store that is away is asked again."""
 _PARTING_S = 3.0
 """How long a process that is stopping tries to give its job back; otherwise the lease's end does."""
 
@@ -69,7 +74,7 @@ class JobRunner:
                 lease,
                 statuses=lambda: executor.statuses,
                 changed=executor.changed,
-                on_priority=lambda priority: executor.claim(replace(claim, priority=priority)),
+                on_priority=executor.prioritise,
             )
             try:
                 with beat:
@@ -117,6 +122,9 @@ class JobRunner:
             take_losses=executor.take_losses,
         )
         beat.beside = journal.note_losses
+        unusable = self._enter(given.job.spec, executor, journal)
+        if unusable is not None:
+            return unusable
         session = _session(given, request, journal)
         before = self.executor.stats()
         try:
@@ -131,6 +139,36 @@ class JobRunner:
                 busy_s=round(own.busy_s, 3),
                 idle_ready_s=round(self.executor.stats().idle_ready_seconds - before.idle_ready_seconds, 3),
             )
+
+    def _enter(self, spec: job_pb2.JobSpec, executor: JobExecutor, journal: ConductorJournal) -> Failed | None:
+        """Have the job's works run in what its bundle asks for; why that cannot be had, where it cannot.
+
+        No evaluator is taken before everything is installed.
+
+        Raises:
+            Stopped: The job is not wanted any more.
+        """
+        try:
+            environment = self._environment(spec, journal)
+            install(environment, journal.stopped)
+        except (BundleError, RequirementsError) as error:
+            return Failed("USER_CODE", str(error))
+        except ArtifactMissingError as error:
+            return Failed("ARTIFACT_MISSING", f"{spec.bundle} is not in the artifact store ({error}); submit it again")
+        except InstallStoppedError:
+            raise Stopped from None
+        executor.run_in(environment)
+        return None
+
+    def _environment(self, spec: job_pb2.JobSpec, journal: ConductorJournal) -> Environment:
+        """As `environment_of`, once the artifact store can be reached."""
+        while True:
+            try:
+                return environment_of(spec, self.store)
+            except StoreAwayError as error:
+                log.warning("artifacts_away", reason=str(error), again_in_s=_AWAY_S)
+                if self.stop.wait(_AWAY_S) or journal.stopped():
+                    raise Stopped from error
 
     def _to_its_end(
         self, session: Session, journal: ConductorJournal, lease: HeldLease, executor: JobExecutor

@@ -10,7 +10,9 @@ import ray
 
 from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.attempts import Loss
+from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.cluster import Cluster
+from diminuendo.services.coordinator.install import runtime_env
 from diminuendo.services.evaluator.actor import Evaluator, Hello, Report, work_to_bytes
 
 SlotState = Literal["away", "starting", "idle", "busy"]
@@ -22,12 +24,14 @@ class Attempts:
 
     Attributes:
         job: Whose it is.
+        environment: What it is to run in.
         begun: When (monotonic seconds) the present attempt began.
         parts: Micro-batches of each step of a tuning.
     """
 
     work: Work
     job: str
+    environment: Environment = COMMON
     begun: float = 0.0
     parts: int = 1
     losses: list[Loss] = field(default_factory=list)
@@ -52,7 +56,7 @@ class Handle(Protocol):
 class Spawn(Protocol):
     """Starts evaluators."""
 
-    def __call__(self, name: str) -> Handle:
+    def __call__(self, name: str, environment: Environment) -> Handle:
         """Start one; at once, without waiting until it is ready."""
         ...
 
@@ -63,7 +67,8 @@ class Slot:
 
     Attributes:
         incarnation: Rises with every actor, so that news of an earlier one can be told apart.
-        attempts: What it works on, when busy.
+        attempts: What it works on, when busy; when starting, what it is started for.
+        environment: What its process has.
         due: When (monotonic seconds) to act if nothing happens: a start or a work has taken too long, or an
             evaluator that is away is to be started again. None: never.
         failed_starts: In a row.
@@ -75,6 +80,7 @@ class Slot:
     handle: Handle | None = None
     incarnation: int = 0
     attempts: Attempts | None = None
+    environment: Environment = COMMON
     due: float | None = None
     failed_starts: int = 0
     last_failure: str = ""
@@ -85,13 +91,20 @@ class RayHandle:
     """A Ray actor."""
 
     def __init__(
-        self, cluster: Cluster, name: str, artifacts: str, worker: str, memory_bytes: int | None = None
+        self,
+        cluster: Cluster,
+        name: str,
+        artifacts: str,
+        worker: str,
+        memory_bytes: int | None = None,
+        environment: Environment = COMMON,
     ) -> None:
         """Start it; the memory is what its process may have at the most."""
         share = cluster.share
+        more = {} if (wanted := runtime_env(environment)) is None else {"runtime_env": wanted}
         remote: Any = ray.remote(Evaluator)  # Ray's own annotations know nothing of an actor's methods
         actor = remote.options(
-            num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0, max_concurrency=1
+            num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_task_retries=0, max_concurrency=1, **more
         )
         self._actor: Any = actor.remote(name, artifacts, worker, memory_bytes)
 

@@ -60,7 +60,7 @@ def to_request(spec: job_pb2.JobSpec) -> Request:
     unknown = common.unknown_fields(spec)
     if unknown:
         raise UnknownSpecError(f"spec: fields {unknown} are not known to this coordinator; update it")
-    if spec.WhichOneof("source") != "zoo":
+    if spec.WhichOneof("source") not in ("zoo", "bundle"):
         raise UnknownSpecError(f"spec.source={spec.WhichOneof('source')!r} is not known to this coordinator; update it")
     if spec.effort not in common.EFFORTS or spec.accept not in common.ACCEPTS:
         raise UnknownSpecError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
+from diminuendo.client.cli.target import bundle_folder, check_one
 from diminuendo.client.display import text
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
@@ -27,10 +30,11 @@ _ELSEWHERE = "use a server: diminuendo submit"
 
 @options.wishing
 def compress(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="zoo:NAME, or zoo:NAME?classes=N", show_default=False)
-    ],
     wishes: options.Wishes,
+    source: Annotated[
+        str, typer.Argument(metavar="[SOURCE]", help="zoo:NAME, or zoo:NAME?classes=N", show_default=False)
+    ] = "",
+    bundle: options.Bundle = None,
     weights: options.Weights = None,
     data: options.Data = None,
     threads: options.Threads = 1,
@@ -41,18 +45,17 @@ def compress(
     ] = False,
 ) -> None:
     """Compress a network here, without a server; ends with the line `result: DIR`."""
-    name = zoo_name(source)
+    check_one(source, bundle)
     request = wishes.arguments() | {"threads": threads}
     try:
         with mistakes():
-            known = engine("zoo.catalog", otherwise=_ELSEWHERE).Source.parse(name)
-            checked = engine("search.check", otherwise=_ELSEWHERE).request_of(str(known), **request)
-            task = _task(known, weights, data)
+            name, title, task = _bundle(bundle, weights, data) if bundle else _zoo(source, weights, data)
+            checked = engine("search.check", otherwise=_ELSEWHERE).request_of(_source(task), **request)
         if dry_run:
             _estimate(checked, task)
             return
-        with result_folder(out, known.text) as folder:
-            view = View(str(known), delta=request["delta"], target=text.figures(request["target"] or {}))
+        with result_folder(out, name) as folder:
+            view = View(title, delta=request["delta"], target=text.figures(request["target"] or {}))
             _run(view, task, folder, request | {"work": work})
     except KeyboardInterrupt:
         typer.echo(
@@ -60,6 +63,26 @@ def compress(
         )
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(_finish(read_result(folder)))
+
+
+def _bundle(folder: Path, weights: Path | None, data: Path | None) -> tuple[str, str, Any]:
+    """Name, title and task of a bundle; what its code prints goes to stderr."""
+    bundle_folder("bundle", str(folder), weights=weights, data=data)
+    with Console(stderr=True).status("loading the task"), contextlib.redirect_stdout(sys.stderr):
+        task = engine("bundle", otherwise=_ELSEWHERE).load(folder)
+    name = folder.resolve().name
+    return name, task.name if task.name != "task" else name, task
+
+
+def _source(task: Any) -> str:
+    return task if isinstance(task, str) else str(task.source)
+
+
+def _zoo(source: str, weights: Path | None, data: Path | None) -> tuple[str, str, Any]:
+    """Name, title and task of a network of the zoo."""
+    name = zoo_name(source)
+    known = engine("zoo.catalog", otherwise=_ELSEWHERE).Source.parse(name)
+    return known.text, str(known), _task(known, weights, data)
 
 
 def _task(source: Any, weights: Path | None, data: Path | None) -> Any:

@@ -7,12 +7,16 @@ from typing import Annotated
 import typer
 
 from diminuendo.client.cli import options
+from diminuendo.client.cli.target import check_one
 
 
 @options.wishing
 def submit(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="zoo:NAME", show_default=False)],
     wishes: options.Wishes,
+    source: Annotated[
+        str, typer.Argument(metavar="[SOURCE]", help="zoo:NAME, or bundle:SHA256 of a stored one.", show_default=False)
+    ] = "",
+    bundle: options.Bundle = None,
     job_id: Annotated[str | None, typer.Option("--job-id", help="Id of the job; the server chooses one.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher ones run first, -1000 to 1000.")] = 0,
@@ -32,9 +36,11 @@ def submit(
 ) -> None:
     """Submit a network to a server; prints the job's name."""
     asked = wishes.arguments()
+    check_one(source, bundle)
     with options.connect(server, project) as client:
         job = client.submit(
             source,
+            bundle=bundle,
             **asked,
             job_id=job_id,
             labels=options.labels_of(label or []),

@@ -12,7 +12,9 @@ from google.protobuf import empty_pb2
 from grpc.aio import ServicerContext
 
 from diminuendo.services.common import logs
+from diminuendo.services.common.spec import source_of
 from diminuendo.services.conductor import validate, validate_listing
+from diminuendo.services.conductor.bundles import Bundles
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.store.base import Clock, Store
 from diminuendo.services.conductor.translate import Shown, to_job
@@ -26,16 +28,17 @@ _Context = ServicerContext[Any, Any]
 class JobService(job_service_pb2_grpc.JobServiceServicer):
     """Serves the jobs of a store."""
 
-    def __init__(self, store: Store, notifier: Notifier, clock: Clock) -> None:
-        """Read and write this store; wait with this notifier."""
-        self._store, self._notifier, self._clock = store, notifier, clock
+    def __init__(self, store: Store, notifier: Notifier, clock: Clock, bundles: Bundles) -> None:
+        """Read and write this store; wait with this notifier; take jobs on these bundles."""
+        self._store, self._notifier, self._clock, self._bundles = store, notifier, clock, bundles
         self._shown = Shown()
 
     async def CreateJob(self, request: job_service_pb2.CreateJobRequest, context: _Context) -> job_pb2.Job:
         """Store a job and queue it."""
         new, request_id = validate.create_job(request)
+        await self._bundles.check(new.spec)
         job = await self._store.create_job(new, request_id)
-        _log.info("job_created", job=job.name, zoo=job.spec.zoo, delta=job.spec.delta)
+        _log.info("job_created", job=job.name, source=source_of(job.spec), delta=job.spec.delta)
         return to_job(job)
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: _Context) -> job_pb2.Job:
@@ -84,7 +87,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         """Try a job again, as another one."""
         name, new_name, request_id = validate.retry_job(request)
         job = await self._store.retry_job(name, new_name, request_id)
-        _log.info("job_created", job=job.name, zoo=job.spec.zoo, delta=job.spec.delta, retry_of=name)
+        _log.info("job_created", job=job.name, source=source_of(job.spec), delta=job.spec.delta, retry_of=name)
         return to_job(job)
 
     async def UpdateJob(self, request: job_service_pb2.UpdateJobRequest, context: _Context) -> job_pb2.Job:

@@ -8,9 +8,11 @@ from dataclasses import replace
 from sqlalchemy import bindparam, insert, select
 
 from diminuendo.services.common.errors import JobExistsError, JobNotFoundError, RequestReusedError
+from diminuendo.services.common.spec import bundle_of
 from diminuendo.services.conductor import jobs as rules
+from diminuendo.services.conductor.bundles import missing
 from diminuendo.services.conductor.records import Job, NewJob, RequestId, State, Update
-from diminuendo.services.conductor.store import rows
+from diminuendo.services.conductor.store import artifacts, rows
 from diminuendo.services.conductor.store.tables import jobs, requests
 from diminuendo.services.conductor.store.writer import Transaction
 
@@ -34,8 +36,13 @@ def _create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
             "it empty",
             job=new.name,
         )
+    bundle = bundle_of(new.spec)
+    if bundle is not None and not artifacts.want(tx, bundle):
+        raise missing(new.spec.bundle)
     draft = rules.create(new, tx.now)
     key = rows.add(tx.connection, draft.job)
+    if bundle is not None:
+        artifacts.hold_by_job(tx, key, {bundle})
     rows.append(tx.connection, key, draft)
     tx.written.add(new.name)
     _remember(tx, request, key)

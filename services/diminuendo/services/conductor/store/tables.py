@@ -153,7 +153,7 @@ job_artifacts = Table(
     Index(None, "sha256"),
     sqlite_with_rowid=False,
 )
-"""Content that each job's result is made of."""
+"""Content that each job is about, its bundle, and that its result is made of."""
 
 evaluation_artifacts = Table(
     "evaluation_artifacts",
