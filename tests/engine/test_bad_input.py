@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from diminuendo.engine import Metric, Recipe, Samples, Task, compress
+from diminuendo.engine import Metric, Recipe, Samples, SetMetric, Task, compress
 from diminuendo.engine.search.session import Step
 from diminuendo.engine.task import TOP1
 from diminuendo.engine.workbench import UserCodeError
@@ -76,8 +76,16 @@ NAN = Samples(torch.full((40, 3), math.nan), torch.zeros(40, dtype=torch.int64))
             {"metric": Metric("mean", lambda outputs, targets: outputs.mean())},
             r"^metric 'mean' returned shape \(\) for 30 samples; return one value for each sample, shape \(30,\)",
         ),
+        (
+            {"metric": SetMetric("odd", lambda outputs, targets: outputs, list)},  # type: ignore[arg-type]
+            r"^metric 'odd': its value is a list; let SetMetric\.value return one real number",
+        ),
+        (
+            {"metric": SetMetric("raising", lambda outputs, targets: outputs, lambda values: 1 / 0)},
+            r"^metric 'raising': ZeroDivisionError: .* \(.*test_bad_input\.py:\d+\)$",
+        ),
         ({"metric": Metric("raising", lambda outputs, targets: outputs["x"])}, r"^metric 'raising': \w+Error: "),
-        ({"model": Held(*network())}, r"^model: attribute 'lines' \(generator\) .* cannot be copied"),
+        ({"model": Held(*network())}, r"^model: attribute 'lines' \(generator\) .* cannot be copied .*; make it when"),
         ({"forward": broken_forward}, r"^the network's forward: LookupError: no such head"),
         ({"loss": lambda outputs, targets: outputs.sum(dim=1)}, r"^loss: it returned shape \(20,\); return one number"),
         ({"loss": lambda outputs, targets: targets.undefined}, r"^fine-tuning: AttributeError: "),

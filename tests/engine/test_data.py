@@ -264,6 +264,21 @@ def test_data_that_cannot_be_worked_with_is_named(given: Any, message: str, monk
         training(given, 4)
 
 
+def test_evaluation_data_without_an_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_SAMPLES", 1000)
+    with pytest.raises(TaskError, match=r"^evaluation: 1,004 samples were read and there is no end; give .* __len__"):
+        evaluation(DataLoader(Running(None), 4))
+
+
+def test_so_are_many_small_batches_and_a_large_first_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MOST_BATCHES", 10)
+    with pytest.raises(TaskError, match=r"^train: 40 samples were read and there is no end"):
+        training(DataLoader(Running(None), 4), 64)
+    monkeypatch.setattr(reading, "MEMORY_BYTES", 1)
+    with pytest.raises(TaskError, match=r"^train: 4 samples were read and there is no end"):
+        training(DataLoader(Running(None), 4), 64)
+
+
 @pytest.mark.parametrize("given", [Pairs(40, noise=0.01), DataLoader(Unseeded(), 4)])
 def test_evaluation_data_that_is_random_is_refused(given: Any) -> None:
     with pytest.raises(TaskError, match=r"^evaluation: a sample is another one when it is read again; leave"):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from tests.engine import tasks
+from tests.engine.tasks import held
 from torch import Tensor, nn
 
-from diminuendo.engine import Metric, Recipe, Task, weights, zoo
+from diminuendo.engine import Metric, Recipe, Samples, SetMetric, Task, metrics, tree, weights, zoo
 from diminuendo.engine.evaluate import Worker
 from diminuendo.engine.plan import DENSE, Plan
 from diminuendo.engine.search.space import Space
@@ -28,7 +30,7 @@ from diminuendo.engine.search.work import (
     Work,
 )
 from diminuendo.engine.store import DirectoryStore
-from diminuendo.engine.workbench import UserCodeError
+from diminuendo.engine.workbench import UserCodeError, Workbench
 
 SOURCE = "task:own"
 
@@ -176,6 +178,46 @@ def test_a_metric_that_is_not_finite_for_a_candidate_alone_loses_it(tmp_path: Pa
 
     task = dataclasses.replace(tasks.two_inputs(), metric=Metric("odd", score))
     assert bench_evaluates_to_nothing(task, tmp_path)
+
+
+def test_a_candidate_whose_set_metric_is_not_finite_is_lost(tmp_path: Path) -> None:
+    ours: list[float] = []
+
+    def value(values: Tensor) -> float:
+        ours.append(float(values.mean()))
+        return ours[-1] if len(bench) == 0 else math.nan
+
+    bench: list[Bench] = []
+    metric = SetMetric("odd", lambda outputs, targets: outputs[:, 0], value)
+    bench.append(Bench(dataclasses.replace(tasks.two_inputs(), metric=metric), tmp_path))
+    found = bench[0].evaluate(epochs=0)
+    assert (found.score, found.weights) == (None, None)
+    assert bench[0].prepared.baseline == ours[0]
+
+
+def test_a_metric_that_looks_at_its_batch_is_noted_of_the_original(tmp_path: Path) -> None:
+    task = dataclasses.replace(
+        tasks.two_inputs(), metric=Metric("odd", lambda outputs, targets: outputs[:, 0] / outputs.max())
+    )
+    assert [reason for reason, _ in Bench(task, tmp_path).prepared.notes] == ["METRIC_DEPENDS_ON_BATCH"]
+
+
+def test_finalists_are_judged_by_the_set_metric_of_all_sealed_samples(tmp_path: Path) -> None:
+    task = tasks.two_inputs()
+    inputs, targets = held(task.evaluation).inputs, held(task.evaluation).targets.clone()
+    targets[::9] = (targets[::9] + 1) % 3  # a network that is right about all of them has no noise
+    task = dataclasses.replace(task, metric=metrics.f1(3), evaluation=Samples(inputs, targets))
+    bench = Bench(task, tmp_path)
+    tuned = bench.evaluate(epochs=0)
+    judged = bench.judge(Tuned(bench.dense, tuned.weights or ""))
+    sealed = held(Workbench(task, 0).sealed_half)
+    found = tree.call(task.model, sealed.inputs).argmax(dim=1)
+    assert judged.original == pytest.approx(100 * f1_score(sealed.targets, found, average="macro"))
+    (verdict,) = judged.finalists
+    assert (verdict.score, verdict.drop) == (judged.original, 0.0)
+    assert verdict.drop_low < 0.0 < verdict.drop_high
+    assert not bench.prepared.hits
+    assert bench.prepared.deviation > 0.0
 
 
 @pytest.mark.parametrize(

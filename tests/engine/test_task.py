@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from diminuendo.engine.task import TOP1, Metric, Samples, Task, TaskError, logits_of, top1_score
+from diminuendo.engine.task import TOP1, Metric, Samples, SetMetric, Task, TaskError, logits_of, top1_score
 
 SAMPLES = Samples(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
 
@@ -106,6 +107,30 @@ def test_what_is_no_function_is_refused_by_name(name: str) -> None:
     changes: dict[str, Any] = {name: made}
     with pytest.raises(TaskError, match=rf"^{name}: a SGD is not a function; give "):
         Task(nn.Identity(), SAMPLES, SAMPLES, **changes)
+
+
+def nothing(outputs: Any, targets: Any) -> Tensor:
+    return torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Metric("", nothing), r"^metric\.name: '' cannot be shown in a report; give a short name"),
+        (lambda: Metric("a\nb", nothing), r"^metric\.name: 'a\\nb' cannot be shown"),
+        (lambda: SetMetric(7, nothing, float), r"^metric\.name: 7 cannot be shown"),  # type: ignore[arg-type]
+        (lambda: Metric("a", 7), r"^metric\.score: a int is not a function; give"),  # type: ignore[arg-type]
+        (lambda: SetMetric("a", 7, float), r"^metric\.statistics: a int is not"),  # type: ignore[arg-type]
+        (lambda: SetMetric("a", nothing, 7), r"^metric\.value: a int is not"),  # type: ignore[arg-type]
+        (
+            lambda: Task(nn.Linear(1, 2), SAMPLES, SAMPLES, metric=nothing),  # type: ignore[arg-type]
+            r"^metric: a function is neither a Metric nor a SetMetric; give Metric\(name, score\)",
+        ),
+    ],
+)
+def test_metrics_that_cannot_be_asked_or_named_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        make()
 
 
 def test_samples_tell_whether_they_are_the_same_and_of_classes() -> None:

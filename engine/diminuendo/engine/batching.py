@@ -21,9 +21,9 @@ from diminuendo.engine.usercode import UserCodeError, user_code
 SAMPLES = 61
 """That are looked at, as one batch and as two: no other dimension is likely to be a multiple of it."""
 
-NEAR = 1e-2
+NEAR, NARROW = 1e-2, 5e-2
 """Differences of logits that rounding may make, relative to the largest: batches of other sizes are summed in other
-orders."""
+orders. The second one is of logits of less than 32 bits."""
 
 ALIKE = 1e-3
 """And of a metric on the very same outputs."""
@@ -50,7 +50,8 @@ def doubts(model: nn.Module, task: Task, samples: Samples) -> Iterator[Doubt]:
         yield from _of_metric(task, whole, samples, half)
         parts = [tree.take(samples.inputs, place) for place in (slice(0, half), slice(half, len(samples)))]
         apart = _gap(logits, [task.logits(tree.call(model, part)) for part in parts])
-        if apart <= NEAR or _gap(logits, [task.logits(tree.call(model, samples.inputs))]) > NEAR:
+        near = NARROW if logits.dtype in (torch.bfloat16, torch.float16) else NEAR
+        if apart <= near or _gap(logits, [task.logits(tree.call(model, samples.inputs))]) > near:
             return
     yield (
         "MODEL_DEPENDS_ON_BATCH",

@@ -84,9 +84,11 @@ def evaluation(data: Data) -> Samples | Indexed:
             raise _changing()
         if whole:
             return found
+        if reader.steps is None and reading.size_bytes(found) <= reading.MEMORY_BYTES // 2:  # it went by their number
+            raise endless("evaluation", len(found))
         raise TaskError(
-            f"evaluation: {len(found):,} samples fill {reading.MEMORY_BYTES / 2**30:g} GiB and there are more; give a "
-            "dataset that is read by index, or fewer samples"
+            f"evaluation: {len(found):,} samples fill {reading.MEMORY_BYTES / 2**30:g} GiB, or are too many, and there "
+            "are more; give a dataset that is read by index, or fewer samples"
         )
     indices, _ = _indices(reader)
     probe, alike, rest = reading.probed(reader, indices)

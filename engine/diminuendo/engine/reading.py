@@ -9,11 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from diminuendo.engine import tree
-from diminuendo.engine.reader import MOST_SAMPLES, Reader
+from diminuendo.engine.reader import Reader
 from diminuendo.engine.task import Samples, TaskError
 
 MEMORY_BYTES = 2 * 2**30
 """Most memory for each of training and evaluation data."""
+
+MOST_SAMPLES, MOST_BATCHES = 2_000_000, 500_000
+"""Most that is kept of data that comes as it does, however small it is: each batch costs time, and memory beside its
+values, so that what has no end is told after minutes."""
 
 SEED = 0
 """Of reading what is kept: it must be the same in every process."""
@@ -64,10 +68,12 @@ def first_batch(reader: Reader) -> int:
 
 def whole(reader: Reader) -> tuple[bool, Samples]:
     """A pass over the loader as far as it fits into memory, and whether that is all of it."""
-    parts, held, count, all_of_it = [], 0, 0, True
+    parts: list[Samples] = []
+    held, count, all_of_it = 0, 0, True
     with closing(reader.batches(SEED)) as batches:
         for batch in batches:
-            if held + size_bytes(batch) > MEMORY_BYTES or count > MOST_SAMPLES:
+            full = held + size_bytes(batch) > MEMORY_BYTES or count > MOST_SAMPLES or len(parts) >= MOST_BATCHES
+            if full and parts:
                 all_of_it = False
                 break
             parts.append(own(batch))

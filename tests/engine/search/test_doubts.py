@@ -63,12 +63,20 @@ def test_a_delta_below_the_noise_is_told_with_both_numbers_and_what_would_do() -
         "about 3.48 points to either side; about 9,600 evaluation samples would do, or a delta of 3.5"
     )
     assert reasons(prepared(count=4900), 1.0) == []
+    small = prepared(0.2, hits=False, deviation=0.04)  # 1.96 * sqrt(0.25 * 0.04^2 / 400)
+    ((_, message),) = doubts.doubts(replace(QUICK, delta=0.001), small)
+    assert "is about 0.002 points to either side" in message
     assert reasons(prepared(), None) == []  # a target
 
 
 @pytest.mark.parametrize(("count", "rounded"), [(7, 7), (99, 99), (101, 110), (9596, 9600), (123_456, 130_000)])
 def test_numbers_of_samples_are_rounded_up_to_two_digits(count: int, rounded: int) -> None:
     assert doubts._rounded(count) == rounded
+
+
+def test_what_was_noted_of_the_original_is_told_first() -> None:
+    notes = (("METRIC_DEPENDS_ON_BATCH", "metric: odd"),)
+    assert next(doubts.doubts(replace(QUICK, delta=1.0), prepared(notes=notes))) == notes[0]
 
 
 # --- chance --------------------------------------------------------------------------------------------------

@@ -112,9 +112,14 @@ def _of_noise(delta: float, prepared: Prepared) -> Iterator[Doubt]:
         yield (
             "DELTA_BELOW_NOISE",
             f"delta: {delta:g} is less than the noise of the evaluation data: on {prepared.sealed_samples:,} sealed "
-            f"samples the 95 % interval of a drop is about {half:.2f} points to either side; about "
+            f"samples the 95 % interval of a drop is about {_points(half)} points to either side; about "
             f"{_rounded(2 * needed(delta, prepared)):,} evaluation samples would do, or a delta of {half:.2g}",
         )
+
+
+def _points(value: float) -> str:
+    """With two digits that count: metrics that are no shares may be far below 1."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def noise(delta: float, prepared: Prepared) -> float:
