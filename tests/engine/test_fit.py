@@ -17,8 +17,10 @@ from tests.engine import tasks
 from tests.engine.tasks import held
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from diminuendo.engine import Fit, Samples, Task, compress, metrics, tree
+from diminuendo.engine.data import Stream
 from diminuendo.engine.finetune import Tuning
 from diminuendo.engine.fitting import Asked, fitted, tried
 from diminuendo.engine.search.session import Step
@@ -320,6 +322,26 @@ def test_with_a_loop_nothing_else_is_tried(monkeypatch: pytest.MonkeyPatch) -> N
     assert bench.pace.step_s > 0
     digests = {Workbench(dataclasses.replace(own, fit=fit), 0).digest for fit in (None, by_sgd, replaces)}
     assert len(digests) == 3
+
+
+def test_a_stream_is_trained_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diminuendo.engine.reading.MEMORY_BYTES", 64)
+    rows = []
+
+    def fit(network: nn.Module, fit: Fit) -> None:
+        for batch in fit.batches():
+            rows.append(len(batch))
+            assert torch.equal(fit.teacher(batch.inputs), own.model(batch.inputs).detach())
+        by_sgd(network, fit)
+
+    loader = DataLoader(TensorDataset(samples().inputs, samples().targets), 64, shuffle=True)
+    own = dataclasses.replace(task(fit), train=loader)
+    bench = Workbench(own, 0)
+    assert isinstance(bench.train, Stream)
+    student = copy.deepcopy(bench.model)
+    done = fitted(student, own, bench.teacher, bench.recipe, Asked(0.5, 1.0, 7, 0.0), len(bench.train))
+    assert done == Tuning(COUNT // 2, diverged=False)
+    assert rows == [64, 64]
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------

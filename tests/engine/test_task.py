@@ -101,7 +101,7 @@ def test_named_losses_are_summed() -> None:
     assert float(task.loss_of(None, None)) == 2.5
 
 
-@pytest.mark.parametrize("name", ["loss", "logits", "augment", "optimizer", "scheduler", "forward"])
+@pytest.mark.parametrize("name", ["loss", "logits", "augment", "optimizer", "scheduler", "forward", "fit"])
 def test_what_is_no_function_is_refused_by_name(name: str) -> None:
     made = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)  # an optimizer in the place of what makes one
     changes: dict[str, Any] = {name: made}

@@ -371,10 +371,10 @@ class Task:
             `diminuendo.engine.tree.call`.
         fit: (network, fit) -> None, a training loop in place of ours, which trains the network in place; see `Fit`.
             Every candidate is tuned by it, and the original for comparison. Optimizer and scheduler are then its own
-            matter, bfloat16 is not tried, and where memory runs out it is not run again in smaller batches. Weights
-            that it leaves NaN or infinite count as diverged. It must train what requires a gradient and nothing else,
-            replace no module, and draw random numbers from torch's, Python's or NumPy's global generators or one of
-            `Fit.seed` alone, so that a job can be repeated.
+            matter, bfloat16 is not tried, BatchNorm's statistics stay as it leaves them, and where memory runs out it
+            is not run again in smaller batches. Weights that it leaves NaN or infinite count as diverged. It must train
+            what requires a gradient and nothing else, replace no module, and draw random numbers from torch's, Python's
+            or NumPy's global generators or one of `Fit.seed` alone, so that a job can be repeated.
     """
 
     model: nn.Module
