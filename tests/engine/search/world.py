@@ -7,11 +7,16 @@ import math
 from dataclasses import dataclass, field, replace
 
 from diminuendo.engine.cost import Cost
+from diminuendo.engine.exports.forms import Exported, parse
 from diminuendo.engine.plan import DENSE, Call, Choice, LayerSpec, Plan
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
     Evaluate,
     Evaluated,
+    Export,
+    ExportsMade,
+    Failed,
+    FailureReason,
     Judge,
     Judged,
     LayerTime,
@@ -65,6 +70,8 @@ class World:
         learned_by_heart: Factor on divergence and drop under the full weight of the owner's loss.
         cured: Share of drop and divergence that is left after two dozen epochs.
         stricter: Points by which drops are larger on the sealed half.
+        unexportable: Forms that fail.
+        export_fails: Why no exports can be had at all, whoever tries.
         off: Factor by which networks are slower, measured whole, than the sum of the table says.
     """
 
@@ -77,6 +84,8 @@ class World:
     cured: float = 1.0
     stricter: float = 0.0
     off: float = 1.0
+    unexportable: tuple[str, ...] = ()
+    export_fails: FailureReason | None = None
     answered: list[int] = field(default_factory=list)
 
     def spec(self, i: int) -> LayerSpec:
@@ -172,7 +181,24 @@ class World:
                 100,
                 float(question.epochs),
             )
+        if isinstance(question, Export):
+            return self.exported(question)
         return self.judge(question)
+
+    def exported(self, question: Export) -> ExportsMade | Failed:
+        """Every form as a file of its own, but for those of `unexportable`."""
+        if self.export_fails is not None:
+            return Failed(self.export_fails, "exporting: it was lost")
+        made = [
+            (Exported(form, error="the network decides by its data; write it otherwise"), None)
+            if form in self.unexportable
+            else (
+                Exported(form, parse(form).file, 1000, metric=98.0, drop=0.0),
+                sha(f"{question.tuned.weights} {form}"),
+            )
+            for form in question.forms
+        ]
+        return ExportsMade(tuple(made), 2.0)
 
     def judge(self, question: Judge) -> Judged:
         plans = [Plan(tuned.choices) for tuned in question.finalists]

@@ -57,7 +57,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compress": (f"{_OWN}.compress:compress", "Compress a network here, without a server."),
     "profile": (f"{_OWN}.profile:profile", "Show what a network costs: params, size, MACs, memory, time."),
     "apply": (f"{_OWN}.apply:apply", "Put a plan into a network, without a search."),
-    "export": (f"{_OWN}.export:export", "Export a result as ONNX, .pt2, TorchScript, or in half precision."),
+    "export": (f"{_OWN}.export:export", "Export a result as ONNX, .pt2 or TorchScript, fp16 or bf16."),
     "serve": (f"{_SERVICES}.serve.command:serve", "Run a whole server here: conductor, coordinator, evaluators."),
     "conductor": (f"{_SERVICES}.conductor.command:conductor", "Run a conductor."),
     "coordinator": (f"{_SERVICES}.coordinator.command:coordinator", "Run a coordinator and its evaluators."),

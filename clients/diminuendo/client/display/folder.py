@@ -44,6 +44,40 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportEntry:
+    """A file that the result was exported to, or why there is none.
+
+    Attributes:
+        largest_difference: Between its outputs and the network's.
+        metric: On the sealed half, in points, and `drop` against the original; None where they were not measured.
+        batch: ``dynamic``, or ``static`` for one sample at a time.
+        error: Why there is no file; empty when there is one.
+    """
+
+    file: str | None
+    size_bytes: float | None
+    largest_difference: float | None
+    metric: float | None
+    drop: float | None
+    batch: str
+    error: str
+
+    @classmethod
+    def of(cls, where: str, entry: object) -> ExportEntry:
+        """Of the certificate's entry; ResultFolderError when it is none."""
+        data = _Object.of(where, entry)
+        return cls(
+            file=str(data.data["file"]) if data.data.get("file") is not None else None,
+            size_bytes=data.number_or_none("size_bytes"),
+            largest_difference=data.number_or_none("largest_difference"),
+            metric=data.number_or_none("metric"),
+            drop=data.number_or_none("drop"),
+            batch=str(data.data.get("batch") or ""),
+            error=str(data.data.get("error") or ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """What was measured on the sealed half. Scores and drops are in points of the metric.
 
@@ -52,6 +86,7 @@ class Certificate:
         inside_delta: Whether all that was asked for is kept, delta or target and every limit.
         target: The most that a figure was to be; empty where there was a delta.
         warnings: (reason, message) of what was raised on the way.
+        exports: What came of each form that was asked for.
     """
 
     metric: str
@@ -70,6 +105,7 @@ class Certificate:
     control: Control | None
     target: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
+    exports: Mapping[str, ExportEntry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +177,9 @@ class _Object:
             raise ResultFolderError(f"{self.where}: {name} is {value!r}, not a number")
         return value
 
+    def number_or_none(self, name: str) -> float | None:
+        return None if self.data.get(name) is None else self.number(name)
+
     def child(self, name: str) -> _Object:
         return _Object.of(f"{self.where}: {name}", self.get(name))
 
@@ -178,6 +217,10 @@ def _certificate(data: _Object) -> Certificate:
             (str(warning.get("reason")), str(warning.get("message")))
             for warning in (_Object.of(f"{data.where}: warnings", each) for each in data.data.get("warnings") or ())
         ),
+        exports={
+            form: ExportEntry.of(f"{data.where}: exports: {form}", entry)
+            for form, entry in (data.child("exports").data if data.data.get("exports") else {}).items()
+        },
     )
 
 

@@ -7,7 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from diminuendo.client.display import text
+from diminuendo.client.display.exports import exports_table
 from diminuendo.client.display.folder import Certificate, ResultFolder
+
+EXPORT_FAILED = "EXPORT_FAILED"
+"""A warning that the table of exports tells."""
 
 
 def show_result(console: Console, result: ResultFolder, *, warnings: bool = True) -> None:
@@ -26,9 +30,16 @@ def show_result(console: Console, result: ResultFolder, *, warnings: bool = True
     console.print(Text(f"times measured on {text.one_line(result.machine)}", style="dim"))
     console.print()
     console.print(layers(result))
+    if result.certificate.exports:
+        console.print()
+        console.print(exports_table(result.certificate.exports))
+    for form, entry in result.certificate.exports.items():
+        if entry.error:
+            console.print(Text(f"{form} was not exported: {text.one_line(entry.error)}", style="yellow"))
     for name, reason in result.left_dense.items():
         console.print(Text(f"{name} was left as it is: {text.one_line(reason)}", style="dim"))
-    for reason, message in result.certificate.warnings if warnings else ():
+    told = [each for each in result.certificate.warnings if each[0] != EXPORT_FAILED] if warnings else []
+    for reason, message in told:
         console.print(Text(f"warning {reason}: {text.one_line(message)}", style="yellow"))
     console.print()
 
