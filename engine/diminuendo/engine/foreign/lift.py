@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,7 +77,7 @@ class Lifter:
 
     def lifted(self, node: fx.Node) -> Any:
         """The call as one of a layer; None where it stays a call of a function."""
-        target = node.target
+        target: Any = node.target
         if not isinstance(target, torch._ops.OpOverload):
             return self._first_of(node)
         given = _arguments(node)
@@ -93,7 +94,7 @@ class Lifter:
 
     def _first_of(self, node: fx.Node) -> Any:
         """The first result of a layer, whose call gave several in the program."""
-        if str(node.target) != str(getattr) and getattr(node.target, "__name__", "") == "getitem":
+        if node.target is operator.getitem:
             source, place = node.args
             if isinstance(source, fx.Node) and source.target in _SEVERAL and place == 0:
                 made = self.node(source)
@@ -223,15 +224,28 @@ def _layer_norm(lifter: Lifter, node: fx.Node, given: Mapping[str, Any]) -> Any:
 
 
 def _group_norm(lifter: Lifter, node: fx.Node, given: Mapping[str, Any]) -> Any:
-    if given["weight"] is None or given["bias"] is None or node.target is not aten.group_norm.default:
+    if given["weight"] is None or given["bias"] is None:
         return None
-    groups, eps = given["num_groups"], given["eps"]
+    groups, eps = given.get("num_groups", given.get("group")), given["eps"]
 
     def made(tensors: Mapping[str, Tensor | None]) -> nn.Module:
         channels = len(_some(tensors["weight"]))
         return layers.with_tensors(nn.GroupNorm, groups, channels, eps=eps, tensors=tensors)
 
     return lifter.layer(node, given["input"], made, {"weight": given["weight"], "bias": given["bias"]}, (groups, eps))
+
+
+def _instance_norm(lifter: Lifter, node: fx.Node, given: Mapping[str, Any]) -> Any:
+    held = {"weight": given["weight"], "bias": given["bias"]}
+    kind = layers.INSTANCE_NORMS.get(given["input"].meta["val"].dim())
+    if None in held.values() or given["running_mean"] is not None or kind is None:
+        return None
+    eps = given["eps"]
+
+    def made(tensors: Mapping[str, Tensor | None]) -> nn.Module:
+        return layers.with_tensors(kind, len(_some(tensors["weight"])), eps=eps, affine=True, tensors=tensors)
+
+    return lifter.layer(node, given["input"], made, held, eps)
 
 
 def _rms_norm(lifter: Lifter, node: fx.Node, given: Mapping[str, Any]) -> Any:
@@ -287,6 +301,8 @@ _RULES: dict[Any, Rule] = {
     aten.layer_norm.default: _layer_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
+    aten.native_group_norm.default: _group_norm,
+    aten.instance_norm.default: _instance_norm,
     aten.rms_norm.default: _rms_norm,
     aten.embedding.default: _embedding,
     aten.prelu.default: _prelu,
@@ -295,6 +311,7 @@ _SEVERAL = frozenset(
     {
         aten._native_batch_norm_legit_no_training.default,
         aten.native_layer_norm.default,
+        aten.native_group_norm.default,
         aten.native_dropout.default,
     }
 )

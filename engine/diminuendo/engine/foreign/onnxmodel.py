@@ -28,6 +28,7 @@ from diminuendo.engine.foreign.dtypes import torch_dtype
 from diminuendo.engine.foreign.importer import TRIALS, Importer
 from diminuendo.engine.foreign.inputs import Imported, NetworkInput, argument, random_inputs
 from diminuendo.engine.foreign.values import OPERATORS, Constant, OnnxNode, UnsupportedError
+from diminuendo.engine.foreign.verify import DYNAMIC
 from diminuendo.engine.task import TaskError
 
 _SIZES = ((16, 24), (64, 96), (8, 12), (32, 64), (224, 256), (4, 6))
@@ -87,10 +88,7 @@ def _network(file: _File, pair: tuple[int, int]) -> fx.GraphModule:
 
 def _remedy(file: _File) -> str:
     if file.batch is not None:
-        return (
-            f"the file is made for batches of {file.batch}: export it for any number of samples "
-            '(torch.onnx.export with dynamic_shapes={"INPUT": {0: torch.export.Dim("batch")}})'
-        )
+        return f"the file is made for batches of {file.batch}: {DYNAMIC}"
     return "write the bundle's task.py with the network's code, or export the network as a .pt2 program"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from diminuendo.engine.foreign.fixed import open_dimension
 from diminuendo.engine.foreign.importer import TRIALS, Importer
 from diminuendo.engine.foreign.ops_reduce import axes_of
 from diminuendo.engine.foreign.ops_sizes import as_tensor
@@ -18,8 +20,7 @@ from diminuendo.engine.foreign.values import Constant, OnnxNode, Traced, Unsuppo
 def reshape(g: Importer, node: OnnxNode, x: Value, shape: Value | None = None) -> Value:
     """Another shape: 0 stands for the size that was there, -1 for what is left.
 
-    In a file for a fixed number of samples a shape of plain numbers has that number in it. What comes from the inputs
-    keeps its last sizes, then, and its first follows from them.
+    In a file for a fixed number of samples a shape of plain numbers has that number in it, which is left open.
     """
     if shape is None:
         items: list[int | fx.Node] = list(node.numbers("shape") or [])
@@ -28,23 +29,24 @@ def reshape(g: Importer, node: OnnxNode, x: Value, shape: Value | None = None) -
     if not node.number("allowzero", 0):
         items = [g.size(x, place) if size == 0 else size for place, size in enumerate(items)]
     if g.batch is not None and isinstance(x, Traced) and items and all(isinstance(size, int) for size in items):
-        items = _for_any_batch(g, x, [size for size in items if isinstance(size, int)])
+        items = _for_any_batch(g, x, [size for size in items if isinstance(size, int)], g.batch)
     if _same_shape(g, x, items):
         return x
     return g.call(torch.reshape, x, items)
 
 
-def _for_any_batch(g: Importer, x: Value, items: list[int]) -> list[int | fx.Node]:
-    """A shape that was made for a fixed number of samples."""
-    counts = [each.numel() for each in g.samples(x)]
-    if counts[0] == counts[1] or g.batch is None:
+def _for_any_batch(g: Importer, x: Value, items: list[int], batch: int) -> list[int | fx.Node]:
+    """A shape that was made for a fixed number of samples, see `open_dimension`."""
+    one, two = (tuple(each.shape) for each in g.samples(x))
+    # the second trial batch has one sample more than the first, which has two
+    before = [size + (larger - size) * (batch - 2) for size, larger in zip(one, two, strict=True)]
+    varying = next((place for place, (size, larger) in enumerate(zip(one, two, strict=True)) if size != larger), None)
+    if varying is None:
         return list(items)
-    each = counts[1] - counts[0]  # the second trial batch has one sample more
-    total, known = each * g.batch, 1
-    for size in items:
-        known *= size if size > 0 else 1
-    filled = [total // known if size == -1 else size for size in items]
-    return [-1, *filled[1:]]
+    known = math.prod(size for size in items if size != -1)
+    after = [math.prod(before) // known if size == -1 else size for size in items]
+    place = open_dimension(before, varying, after, batch)
+    return list(items) if place is None else [*after[:place], -1, *after[place + 1 :]]
 
 
 def _same_shape(g: Importer, x: Value, items: Sequence[int | fx.Node]) -> bool:
@@ -105,8 +107,10 @@ def expand(g: Importer, node: OnnxNode, x: Value, shape: Value) -> Value:
         here = place - offset
         keeps = here >= 0 and (size == 1 or all(_alike(g, x, here, size)))
         made.append(-1 if keeps else size)
-    if g.batch is not None and isinstance(x, Traced) and own == len(items) and items[0] == g.batch:
-        made[0] = -1
+    if g.batch is not None and isinstance(x, Traced):
+        for here in range(own):
+            one, two = (each.shape[here] for each in g.samples(x))
+            made[here + offset] = -1 if one != two else made[here + offset]
     return x if offset == 0 and all(size == -1 for size in made) else g.call("expand", x, made)
 
 

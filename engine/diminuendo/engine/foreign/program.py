@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +17,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec,
 from torch.utils import _pytree
 
 from diminuendo.engine.foreign.builder import Builder, parameter
-from diminuendo.engine.foreign.fixed import SAMPLES, Rebatching, Repeated
-from diminuendo.engine.foreign.inputs import Imported, NetworkInput, flat
+from diminuendo.engine.foreign.fixed import SAMPLES, Rebatching, Repeated, Trial, is_recurrent
+from diminuendo.engine.foreign.inputs import Imported, NetworkInput, flat, random_inputs
 from diminuendo.engine.foreign.lift import Lifter, without_effect
+from diminuendo.engine.foreign.verify import first_line, fixed_batch
 from diminuendo.engine.task import TaskError
 
 _RESHAPES: dict[Any, Any] = dict.fromkeys(
@@ -36,7 +39,7 @@ def imported(path: Path) -> Imported:
     """
     program = _loaded(path)
     inputs, batch = _inputs(program, path)
-    network = _Import(program, batch, path).network()
+    network = _Import(program, inputs, batch, path).network()
     return Imported(
         network=network,
         inputs=inputs,
@@ -53,16 +56,32 @@ def inputs_of(path: Path) -> tuple[NetworkInput, ...]:
 
 
 def _loaded(path: Path) -> ExportedProgram:
+    told: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        return False
+
+    log = logging.getLogger("torch.export")
+    log.addFilter(keep)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.load(path)
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0][:200]
+        unknown = re.search(r"Deserializing (\S+) in pytree is not registered", "\n".join(told))
+        if unknown:
+            raise TaskError(
+                f"model: {path}: its inputs or outputs are of class {unknown[1]}, which is not known without its code; "
+                "export a module that takes and gives tensors, tuples and dicts"
+            ) from error
         raise TaskError(
-            f"model: {path} is no program that torch {torch.__version__} can load ({type(error).__name__}: {said}); "
-            "write it with torch.export.save(torch.export.export(model.eval(), example, dynamic_shapes=...), path)"
+            f"model: {path} is no program that torch {torch.__version__} can load ({type(error).__name__}: "
+            f"{first_line(error)}); write it with "
+            "torch.export.save(torch.export.export(model.eval(), example, dynamic_shapes=...), path)"
         ) from error
+    finally:
+        log.removeFilter(keep)
 
 
 def _reference(program: ExportedProgram) -> Any:
@@ -157,20 +176,25 @@ def _tops(network: fx.GraphModule) -> dict[str, int]:
 class _Import:
     """Makes the network of a program."""
 
-    def __init__(self, program: ExportedProgram, batch: int | None, path: Path) -> None:
-        self.program, self.path = program, path
+    def __init__(self, program: ExportedProgram, inputs: Sequence[NetworkInput], batch: int | None, path: Path) -> None:
+        self.program, self.path, self.batch = program, path, batch
         self.builder = Builder()
         self.nodes: dict[fx.Node, Any] = {}
         self.tensors = _tensors(program)
         self.lifter = Lifter(self.builder, self.tensors, self.node)
-        self.rebatching = None if batch is None else Rebatching(batch)
+        self.trial: Trial | None = None
+        self.rebatching: Rebatching | None = None
+        if batch is not None:
+            sizes = {each.name: size for each, size in zip(inputs, _sizes(program), strict=True)}
+            self.trial = Trial(self.builder, random_inputs(inputs, batch + 1, sizes, {}, 0))
+            self.rebatching = Rebatching(batch, lambda node: self._tried(node))
 
     def network(self) -> fx.GraphModule:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node)
             elif node.op == "call_function":
-                self._call(node)
+                self._called(node)
             elif node.op == "get_attr":
                 self.nodes[node] = self._attribute(node)
             elif node.op == "output":
@@ -203,9 +227,26 @@ class _Import:
         self.builder.root.add_module(str(node.target), value)
         return self.builder.graph.get_attr(str(node.target))
 
+    def _tried(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of what the network gives for a node of the program on another number of samples."""
+        return () if self.trial is None else self.trial.shape(self.node(node))
+
+    def _called(self, node: fx.Node) -> None:
+        try:
+            with torch.no_grad():
+                self._call(node)
+                if self.trial is not None:
+                    self.trial.run()
+        except (RuntimeError, IndexError, ValueError) as error:
+            if self.batch is None or isinstance(error, TaskError):
+                raise
+            raise fixed_batch(self.path, self.batch, f"{node.name} fails on others: {first_line(error)}") from error
+
     def _call(self, node: fx.Node) -> None:
         if without_effect(node):
             return
+        if self.batch is not None and is_recurrent(node):
+            raise fixed_batch(self.path, self.batch, f"has a recurrent layer ({node.name})")
         if self.lifter.training(node):
             raise TaskError(
                 f"model: {self.path} was exported in training mode ({node.name}); call model.eval() before "
@@ -215,8 +256,6 @@ class _Import:
         if made is None:
             args, kwargs = (node.args, node.kwargs) if self.rebatching is None else self.rebatching.arguments(node)
             args, kwargs = self._renewed(args), self._renewed(kwargs)
-            if "device" in kwargs:
-                kwargs = {**kwargs, "device": self._device()}
             target = _RESHAPES.get(node.target, node.target)
             made = self.builder.graph.create_node("call_function", target, args, kwargs, name=node.name)
         self.nodes[node] = made
@@ -231,6 +270,8 @@ class _Import:
         if each is SAMPLES:
             first = self.nodes[_placeholders(self.program)[0]]
             return self.builder.graph.call_method("size", (first, 0))
+        if isinstance(each, torch.device):  # where it was exported is not where it is run
+            return self._device()
         if isinstance(each, Repeated):
             dims = len(each.node.meta["val"].shape)
             sizes = [self._value(SAMPLES), *([-1] * (dims - 1))]

@@ -13,6 +13,12 @@ from diminuendo.engine.task import TaskError
 TOLERANCE = 1e-3
 """Largest difference of an output, relative to its largest value: another order of sums is far below it."""
 
+DYNAMIC = (
+    "export it for any number of samples (torch.export.export or torch.onnx.export with "
+    'dynamic_shapes={"INPUT": {0: torch.export.Dim("batch")}})'
+)
+"""The remedy for a file that takes one number of samples alone."""
+
 _SEED = 0
 _COUNTS = (2, 1)
 
@@ -39,7 +45,7 @@ def _run(found: Imported, inputs: list[Tensor], path: Path) -> list[Tensor]:
             return flat(found.network(*inputs))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise TaskError(
-            f"model: {path}: the imported network cannot be run on {len(inputs[0])} samples ({_first(error)}); "
+            f"model: {path}: the imported network cannot be run on {len(inputs[0])} samples ({first_line(error)}); "
             f"{_remedy(found.batch)}"
         ) from error
 
@@ -62,8 +68,8 @@ def _outputs(found: Imported, inputs: list[Tensor], path: Path) -> list[Tensor]:
             return found.reference(inputs)
     except Exception as error:
         raise TaskError(
-            f"model: {path}: the file itself cannot be run on random inputs ({type(error).__name__}: {_first(error)}); "
-            "export the network again, on the CPU and in eval mode"
+            f"model: {path}: the file itself cannot be run on random inputs ({type(error).__name__}: "
+            f"{first_line(error)}); export the network again, on the CPU and in eval mode"
         ) from error
 
 
@@ -97,12 +103,15 @@ def difference(output: Tensor, wanted: Tensor) -> float:
 
 def _remedy(batch: int | None) -> str:
     if batch is not None:
-        return (
-            f"the file is made for batches of {batch}: export it for any number of samples (torch.export.export or "
-            'torch.onnx.export with dynamic_shapes={"INPUT": {0: torch.export.Dim("batch")}})'
-        )
+        return f"the file is made for batches of {batch}: {DYNAMIC}"
     return "write the bundle's task.py with the network's code, or export it again in eval mode"
 
 
-def _first(error: Exception) -> str:
+def fixed_batch(path: Path, batch: int, reason: str) -> TaskError:
+    """The error of a file that is made for a fixed number of samples."""
+    return TaskError(f"model: {path} is made for batches of {batch} and {reason}; {DYNAMIC}")
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
