@@ -1,4 +1,4 @@
-"""Scenes to search: one to three handwritten digits of different sizes on an empty canvas.
+"""Scenes to search: one to three handwritten digits, 0 to 3, of different sizes on an empty canvas.
 
 Legend: N scenes, G x G cells of the grid that the network answers on.
 """
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-CLASSES = 11
-"""0 is nothing, 1 + k is a k."""
+CLASSES = 5
+"""0 is nothing, 1 + k is a k, of 0 to 3."""
 
 SIDE, CELL = 32, 4
 GRID = SIDE // CELL
@@ -28,8 +28,9 @@ class Scenes(Dataset[Scene]):
     def __init__(self, count: int, *, evaluation: bool) -> None:
         """Scenes to train with, or such as the network never sees: of other digits."""
         pixels, classes = load_digits(return_X_y=True)
-        order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
-        chosen = order[:800] if evaluation else order[800:]
+        known = torch.from_numpy(classes < CLASSES - 1).nonzero()[:, 0]
+        order = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))]
+        chosen = order[: len(order) // 2] if evaluation else order[len(order) // 2 :]
         self._pixels = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 1, 8, 8)[chosen] / 16
         self._classes = torch.from_numpy(classes).to(torch.int64)[chosen]
         self._seed = 1_000_000 if evaluation else 2_000_000
@@ -44,7 +45,7 @@ class Scenes(Dataset[Scene]):
         generator = torch.Generator().manual_seed(self._seed + k)
         image, classes, boxes = torch.zeros(1, SIDE, SIDE), [], []
         for _ in range(int(torch.randint(1, MOST + 1, (), generator=generator))):
-            size = int(torch.randint(9, 15, (), generator=generator))
+            size = int(torch.randint(11, 15, (), generator=generator))
             x, y = (int(n) for n in torch.randint(0, SIDE - size + 1, (2,), generator=generator))
             digit = int(torch.randint(0, len(self._classes), (), generator=generator))
             place = image[0, y : y + size, x : x + size]
@@ -82,4 +83,4 @@ def collate(scenes: list[Scene]) -> tuple[Tensor, dict[str, Tensor]]:
 
 def loader(count: int, *, evaluation: bool) -> DataLoader[Scene]:
     """The scenes in batches."""
-    return DataLoader(Scenes(count, evaluation=evaluation), batch_size=64, collate_fn=collate)
+    return DataLoader(Scenes(count, evaluation=evaluation), batch_size=32, collate_fn=collate)

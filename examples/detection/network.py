@@ -17,7 +17,7 @@ def _stage(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequentia
 class Detector(nn.Module):
     """Tells for each cell of 4x4 pixels what object has its middle there, and how far its sides are."""
 
-    def __init__(self, classes: int = 11) -> None:
+    def __init__(self, classes: int = 5) -> None:
         """Untrained."""
         super().__init__()
         self.backbone = nn.Sequential(_stage(1, 16, 2), _stage(16, 32, 2), _stage(32, 48), _stage(48, 48))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from average_precision import boxes_of, statistics, value
 from data import loader
 from network import Detector
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
-from diminuendo.engine import Recipe, SetMetric, Task
+from diminuendo.engine import SetMetric, Task
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 METRIC = SetMetric("mAP at IoU 0.5", statistics=statistics, value=value)
@@ -27,6 +29,22 @@ def loss(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Te
     }
 
 
+def logits(outputs: dict[str, Tensor]) -> Tensor:
+    """What of the outputs is held against the original's: all that the metric looks at, for what is not in it is lost.
+
+    Classes want the KL divergence, boxes a difference: one column, (N, 1, ...), takes all of it for numbers. Boxes
+    count as far as there is an object.
+    """
+    classes, sides = outputs["classes"], outputs["sides"]
+    there = 1 - classes.softmax(dim=1)[:, :1]
+    return torch.cat([classes, there * sides], dim=1).unsqueeze(1)
+
+
+def optimizer(parameters: list[nn.Parameter]) -> Optimizer:
+    """Trains a detector faster than the recipe's SGD. Batches are the loader's."""
+    return torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01)
+
+
 def task() -> Task:
     """The trained network, its data, and what it is judged by."""
     network = Detector()
@@ -37,8 +55,7 @@ def task() -> Task:
         evaluation=loader(800, evaluation=True),
         loss=loss,
         metric=METRIC,
-        # What is held against the original: the classes. The boxes are learned from the targets, by the loss.
-        logits=lambda outputs: outputs["classes"],
-        recipe=Recipe(rate=0.05, batch_size=32, own=1.0),
+        logits=logits,
+        optimizer=optimizer,
         name="detection",
     )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from diminuendo.engine import SetMetric, Task
+from diminuendo.engine import Recipe, SetMetric, Task
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 
@@ -59,5 +59,6 @@ def task() -> Task:
         loss=loss,
         metric=METRIC,
         augment=shift,
+        recipe=Recipe(rate=0.1, batch_size=32),
         name="images",
     )

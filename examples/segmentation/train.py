@@ -34,7 +34,7 @@ def train(network: nn.Module) -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     network = UNet()
     train(network)
     save_file({k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}, WEIGHTS)

@@ -1,56 +1,31 @@
-"""Sentences of Python's own reference manual, which comes with Python, as characters.
+"""Handwritten digits as one sees them being written by a printer: row after row, from the top, and not yet all of them.
 
-Legend: N sentences, T characters.
+Legend: N digits, T rows, P pixels in a row.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from pydoc_data.topics import topics
-
 import torch
-from torch import Tensor
+from sklearn.datasets import load_digits
 
 from diminuendo.engine import Samples
 
-LENGTH = 48
-"""T: longer sentences are cut, shorter ones filled up."""
-
-FIRST, VOCABULARY = 32, 96
-"""Code of the first printable character, and how many tokens there are: the last one is the start, and the filling."""
-
-FILL = VOCABULARY - 1
-IGNORED = -100
-"""Target that no loss and no metric counts."""
+CLASSES, ROWS, PIXELS = 10, 8, 8
+EVALUATION = 1000
 
 
-def sentences() -> list[str]:
-    """Each different sentence once, in an order that has nothing to do with where it stands."""
-    text = " ".join(" ".join(str(topic).split()) for _, topic in sorted(topics.items()))
-    found = {part for part in re.split(r"(?<=[.:;]) ", text) if len(part) >= 24 and part.isascii()}
-    return sorted(found, key=lambda part: hashlib.sha256(part.encode()).digest())
+def samples() -> tuple[Samples, Samples]:
+    """797 digits to train with and 1,000 that the network never sees.
 
-
-def encoded(parts: list[str]) -> Samples:
-    """Sentences as a language model takes them.
-
-    Returns:
-        Inputs: (N, T) ``tokens``, the characters before each place, and (N, T) ``mask``, True where there is one.
-        Targets: (N, T) the character at each place, `IGNORED` behind the end.
+    Inputs: (N, T, P) ``rows`` of 0..1, and (N, T) ``mask``, True where the row is there: the first 6 to 8 ones.
+    Targets: (N,) classes.
     """
-    targets = torch.full((len(parts), LENGTH), IGNORED)
-    for row, part in zip(targets, parts, strict=True):
-        codes = torch.tensor(list(part[:LENGTH].encode("ascii"))) - FIRST
-        row[: len(codes)] = codes.clamp(0, FILL - 1)
-    mask = targets != IGNORED
-    before = torch.full((len(parts), LENGTH), FILL)
-    before[:, 1:] = torch.where(mask[:, 1:], targets[:, :-1], FILL)
-    inputs: dict[str, Tensor] = {"tokens": before, "mask": mask}
-    return Samples(inputs, targets)
-
-
-def samples(count: int) -> tuple[Samples, Samples]:
-    """So many sentences to train with, at most, and 600 that the network never sees."""
-    parts = sentences()
-    return encoded(parts[600 : 600 + count]), encoded(parts[:600])
+    pixels, classes = load_digits(return_X_y=True)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.from_numpy(pixels).to(torch.float32).reshape(-1, ROWS, PIXELS) / 16
+    there = torch.randint(6, ROWS + 1, (len(rows), 1), generator=generator)
+    mask = torch.arange(ROWS) < there
+    inputs = {"rows": rows * mask[:, :, None], "mask": mask}
+    everything = Samples(inputs, torch.from_numpy(classes).to(torch.int64))
+    order = torch.randperm(len(everything), generator=generator)
+    return everything.take(order[EVALUATION:]), everything.take(order[:EVALUATION])

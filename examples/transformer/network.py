@@ -1,17 +1,16 @@
 """The network: a small transformer with attention of its own.
 
-Legend: N sentences, T tokens, H heads, D channels of a head.
+Legend: N samples, T tokens, P values of a token, H heads, D channels of a head.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads, to what came before."""
+    """Self-attention of several heads."""
 
     def __init__(self, width: int, heads: int) -> None:
         """Queries, keys, values and outputs are as wide as the tokens."""
@@ -23,7 +22,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(width, width)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(N, T, H * D), and (N, 1, T, T) which token sees which -> (N, T, H * D)."""
+        """(N, T, H * D), and (N, 1, 1, T) which tokens are there -> (N, T, H * D)."""
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         out: Tensor = self.o(mixed.transpose(1, 2).flatten(2))
@@ -47,26 +46,22 @@ class Block(nn.Module):
 
 
 class Reader(nn.Module):
-    """Predicts the character at each place from the ones before it."""
+    """Tells what a digit is from those of its rows that are there."""
 
-    def __init__(
-        self, vocabulary: int = 96, length: int = 48, width: int = 48, heads: int = 4, blocks: int = 2
-    ) -> None:
+    def __init__(self, classes: int = 10, width: int = 48, heads: int = 4, blocks: int = 2) -> None:
         """Untrained."""
         super().__init__()
-        self.characters = nn.Embedding(vocabulary, width)
-        self.places = nn.Embedding(length, width)
+        self.embed = nn.Linear(8, width)
+        self.places = nn.Embedding(8, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocabulary)
+        self.classify = nn.Linear(width, classes)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(N, T) tokens and (N, T) which of them are there -> (N, T, vocabulary) logits."""
-        length = tokens.shape[1]
-        x = self.characters(tokens) + self.places.weight[:length]
-        before = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        seen = before & mask[:, None, None, :]  # (N, 1, T, T); the first token is always there
+    def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
+        """(N, T, P) rows and (N, T) which of them are there -> (N, classes) logits."""
+        x = self.embed(rows) + self.places.weight[: rows.shape[1]]
         for block in self.blocks:
-            x = block(x, seen)
-        logits: Tensor = self.head(self.norm(x))
+            x = block(x, mask[:, None, None, :])
+        there = mask.to(x.dtype)[:, :, None]
+        logits: Tensor = self.classify(self.norm((x * there).sum(dim=1) / there.sum(dim=1)))
         return logits

@@ -132,5 +132,5 @@ def task() -> Task:
         # logits=lambda outputs: outputs["logits"],
         #
         # How candidates are tuned when there is neither optimizer nor fit: learning rate, batch size, and more.
-        # recipe=Recipe(rate=0.05, batch_size=64),
+        # recipe=Recipe(rate=0.02, batch_size=128),
     )
