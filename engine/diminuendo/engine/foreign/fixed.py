@@ -35,7 +35,7 @@ _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu", "quantized_lstm",
 
 
 def is_recurrent(node: fx.Node) -> bool:
-    """Whether a call is of a recurrent layer: a wrong shape of its states, which it does not check, ends the process."""
+    """Whether a call is of a recurrent layer: it does not check its states, and a wrong shape ends the process."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _RECURRENT
 
 
