@@ -15,12 +15,19 @@ from tests.engine.tasks import two_inputs
 from torch import nn
 
 from diminuendo.engine import Compressed, Task, apply, compress, export, load
+from diminuendo.engine.exports import onnxfile
+from diminuendo.engine.exports.reasons import ExportError
 from diminuendo.engine.plan import Choice, Plan, PlanError
 from diminuendo.engine.search.check import request_of
 from diminuendo.engine.task import TaskError
 from diminuendo.engine.workbench import Workbench
 
 PLAN = Plan.of({"middle": Choice("svd", (20,))})
+
+
+def refuse(*given: Any) -> None:
+    """In the place of what writes ONNX files: it takes seconds to find out that there is no such kernel."""
+    raise ExportError("ONNX Runtime has no bf16 kernel on CPUs; give onnx:fp16")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,9 @@ def compressed(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Compress
     out = tmp_path_factory.mktemp("compressed") / "result"
     budget: Any = {"evaluations": 3}
     exports = ("pt2", "onnx:bf16", "safetensors:fp16")
-    return compress(task, 5.0, effort="quick", budget=budget, exports=exports, out=out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxfile, "write", refuse)
+        return compress(task, 5.0, effort="quick", budget=budget, exports=exports, out=out)
 
 
 @pytest.fixture
@@ -84,7 +93,10 @@ def test_half_precision_weights_are_loaded_from_their_file_or_rounded(folder: Pa
         load(folder, task.model, "fp8")  # type: ignore[arg-type]
 
 
-def test_a_task_brings_inputs_and_metric_and_the_certificate_tells(folder: Path, task: Task) -> None:
+def test_a_task_brings_inputs_and_metric_and_the_certificate_tells(
+    folder: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxfile, "write", refuse)
     before = certificate(folder)
     made, failed = export(folder, ["torchscript", "onnx:bf16"], task=task)
     assert (made.metric, made.drop, made.samples) == (before["compressed"], before["drop"], 200)
@@ -172,7 +184,8 @@ def test_a_folder_that_holds_no_result_is_refused(tmp_path: Path) -> None:
         export(tmp_path, ["onnx"])
 
 
-def test_a_plan_that_is_applied_is_exported_too(task: Task) -> None:
+def test_a_plan_that_is_applied_is_exported_too(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxfile, "write", refuse)
     done = apply(PLAN, task, delta=100.0, exports=["torchscript", "onnx:bf16"])
     told = done.certificate["exports"]
     assert told["torchscript"]["metric"] == done.certificate["compressed"]
