@@ -849,7 +849,7 @@ class EvaluationFinished(_message.Message):
     key: _builtins.str
     """sha256 of everything that the outcome depends on."""
     kind: _builtins.str
-    """prepare, survey, evaluate or judge."""
+    """prepare, survey, evaluate, judge or export."""
     subject: _builtins.str
     """What was evaluated, for a person: a layer's name, or a plan's short form."""
     seconds: _builtins.float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -71,6 +72,8 @@ class ScriptedWorker:
             import torch
 
             torch.ones(int(argument) * 2**18)
+        elif command == "import":
+            (self.folder / "imported").write_text(str(importlib.import_module(argument).__file__))
         elif command == "user":
             from diminuendo.engine.workbench import UserCodeError
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from diminuendo.engine.store import BLOCK, SharedStore
@@ -68,14 +69,17 @@ def requirement_lines(text: str) -> tuple[str, ...]:
     return tuple(line for line in bare if line and not line.startswith("#"))
 
 
-def _opened(file: io.BufferedReader) -> tarfile.TarFile:
-    try:
-        return tarfile.open(fileobj=file, mode="r:", ignore_zeros=False)
-    except tarfile.TarError as error:
-        file.close()
-        raise BundleError(
-            f"bundle: its archive is no uncompressed tar ({error}); have it made by `diminuendo submit --bundle DIR`"
-        ) from error
+@contextmanager
+def _opened(file: io.BufferedReader) -> Iterator[tarfile.TarFile]:
+    with file:
+        try:
+            tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closed below
+        except tarfile.TarError as error:
+            raise BundleError(
+                f"bundle: its archive is no uncompressed tar ({error}); have it made by `diminuendo submit --bundle`"
+            ) from error
+        with tar:
+            yield tar
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
