@@ -242,14 +242,16 @@ def test_a_network_that_its_owner_runs(tmp_path: Path) -> None:
 
 def test_a_network_that_takes_one_sample_has_a_static_batch(tmp_path: Path) -> None:
     network, x = OneAtATime().eval(), noise(9, 6)
-    found = made(network, "onnx", tmp_path, x[:1])
+    found = made(network, "pt2", tmp_path, x[:1])
     assert (found.batch, found.compared) == ("static", 1)
-    assert session(tmp_path / "model.onnx").get_inputs()[0].shape == [1, 6]
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(x[3:4]), network(x[3:4]))
 
 
 def test_a_static_batch_can_be_asked_for_and_is_checked_on_all_samples(foldable: nn.Module, tmp_path: Path) -> None:
-    found = made(foldable, "pt2", tmp_path, noise(40, 4, 6, 6), dynamic=False)
-    assert (found.batch, found.compared) == ("static", 40)
+    found = made(foldable, "onnx", tmp_path, noise(40, 4, 6, 6), dynamic=False, opset=20)
+    assert (found.batch, found.compared, found.opset) == ("static", 40, 20)
+    assert session(tmp_path / "model.onnx").get_inputs()[0].shape == [1, 4, 6, 6]
+    assert [each.version for each in onnx.load(tmp_path / "model.onnx").opset_import] == [20]
 
 
 # --- failures ---------------------------------------------------------------------------------------------
