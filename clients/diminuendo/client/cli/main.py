@@ -41,7 +41,7 @@ _OWN = "diminuendo.client.cli.commands"
 _SERVICES = "diminuendo.services"
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": (f"{_OWN}.init:init", "Write a commented example of a bundle, which runs as it is."),
-    "check": (f"{_OWN}.check:check", "Run a bundle here for a few seconds; says what a job on it would do."),
+    "check": (f"{_OWN}.check:check", "Try a bundle here; says what a job on it would do."),
     "submit": (f"{_OWN}.submit:submit", "Submit a network to a server; prints the job's name."),
     "watch": (f"{_OWN}.jobs:watch", "Follow a job until it has ended."),
     "get": (f"{_OWN}.jobs:get", "Show a job."),

@@ -34,4 +34,4 @@ def check_one(source: str, bundle: Path | None) -> None:
     if bundle is not None and source:
         raise InvalidArgumentError.of("source", f"{source!r} is given beside --bundle {bundle}; give one of them")
     if bundle is None and not source:
-        raise InvalidArgumentError.of("source", "there is none; give zoo:NAME, or --bundle DIR")
+        raise InvalidArgumentError.of("source", "there is none; give SOURCE, as zoo:NAME, or --bundle DIR")

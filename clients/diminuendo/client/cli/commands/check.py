@@ -41,7 +41,7 @@ def check(
             request = engine("search.check").request_of(f"bundle:{packed.sha256}", **wanted)
         status.update("looking at requirements.txt")
         installable = requirements.check(folder)
-        with _owners_errors(copy, folder, packed, console), mistakes():
+        with _owners_errors(copy, folder, packed), mistakes():
             status.update("loading the task")
             task = engine("bundle").load(copy, source=request.source)
             found = engine("checkup").examine(task, request, on_work=status.update)
@@ -71,7 +71,7 @@ def _unpacked(folder: Path) -> Iterator[tuple[Path, Packed]]:
 
 
 @contextlib.contextmanager
-def _owners_errors(copy: Path, folder: Path, packed: Packed, console: Console) -> Iterator[None]:
+def _owners_errors(copy: Path, folder: Path, packed: Packed) -> Iterator[None]:
     """Say what the bundle's code raised, with its lines, as of the folder itself."""
     try:
         yield
@@ -82,7 +82,7 @@ def _owners_errors(copy: Path, folder: Path, packed: Packed, console: Console) -
             if message == str(error):
                 raise
             raise type(error)(message) from error
-        console.print(Text(_own_lines(trace, folder)), end="")
+        typer.echo(_own_lines(trace, folder), err=True, nl=False)
         typer.echo(f"error: {one_line(message)}{_remedy(error, packed)}", err=True)
         raise typer.Exit(MISTAKE) from error
 
