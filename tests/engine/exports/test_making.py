@@ -254,6 +254,17 @@ def test_a_static_batch_can_be_asked_for_and_is_checked_on_all_samples(foldable:
     assert [each.version for each in onnx.load(tmp_path / "model.onnx").opset_import] == [20]
 
 
+def test_a_scripted_network_stays_a_script(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        network: Any = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))).eval()
+    x = noise(9, 3)
+    made(network, "torchscript:fp16", tmp_path, x)
+    torch.testing.assert_close(script(tmp_path / "model.fp16.ts")(x), network(x), rtol=0, atol=1e-2)
+    found = make(network, parse("onnx"), tmp_path, x)
+    assert found.error.startswith("a network with scripted parts cannot be exported as onnx; give torchscript")
+
+
 # --- failures ---------------------------------------------------------------------------------------------
 
 

@@ -107,8 +107,14 @@ class _Making:
         A TorchScript file is made of the folded program, and of the network itself where that cannot be.
         """
         ways = [(True, True), (False, True)] if dynamic else [(False, True)]
-        if self._form.format == "torchscript":
-            ways = [(batch, fold) for batch, _ in ways for fold in (True, False)]
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in self._network.modules())
+        if self._form.format == "torchscript":  # a scripted part is changed by an attempt to make a program of it
+            ways = [(batch, fold) for batch, _ in ways for fold in ((False,) if scripted else (True, False))]
+        elif scripted and self._form.format != "safetensors":
+            raise ExportError(
+                f"a network with scripted parts cannot be exported as {self._form.format}; give torchscript, or the "
+                "network that was scripted"
+            )
         problems: list[Exception] = []
         for batch, fold in ways:
             try:

@@ -73,8 +73,6 @@ def _of_the_network(text: str, form: Form, line: str) -> str:
     operator = _OPERATOR.search(text)
     if operator:
         return f"ONNX has no form of {operator[1] or operator[2]}, which the network calls; give pt2 or torchscript"
-    if "ScriptModule" in text and "export" in text:
-        return f"a scripted network cannot be exported as {form.format}; give the network that it was made from"
     return ""
 
 
