@@ -95,7 +95,7 @@ def _classes(described: Description, sets: Sequence[Rows]) -> tuple[str, ...]:
     Raises:
         TaskError: Sets have other ones.
     """
-    texts = any(rows.classes or not all(map(_is_whole, rows.targets)) for rows in sets)
+    texts = any(rows.classes or any(map(_is_text, rows.targets)) for rows in sets)
     if described.task.kind != "classification" or not texts:
         return ()
     found = [rows.classes or tuple(sorted({str(each) for each in rows.targets})) for rows in sets]
@@ -114,6 +114,10 @@ def _classes(described: Description, sets: Sequence[Rows]) -> tuple[str, ...]:
 
 def _told(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "none"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _is_whole(value)
 
 
 def _is_whole(value: Any) -> bool:

@@ -98,19 +98,19 @@ def _npz(table: Npz, place: Place, key: str) -> Rows:
     wanted = {"": table.inputs} if isinstance(table.inputs, str) else dict(table.inputs)
     try:
         with np.load(io.BytesIO(place.bytes_of(path)), allow_pickle=False) as held:
-            names = list(held.files)
-            for name in (*wanted.values(), table.target):
-                if name not in names:
-                    raise TaskError(
-                        f"data: {place.what} has the arrays {', '.join(names) or 'none'}, and none is called {name!r}; "
-                        f"name one of these in {key}.inputs and {key}.target"
-                    )
-            arrays, targets = {name: held[each] for name, each in wanted.items()}, held[table.target]
+            found = {name: held[name] for name in held.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise TaskError(
             f"data: {place.what} is no file of arrays that can be read ({error}); write it with numpy.savez, without "
             "objects"
         ) from error
+    for name in (*wanted.values(), table.target):
+        if name not in found:
+            raise TaskError(
+                f"data: {place.what} has the arrays {', '.join(found) or 'none'}, and none is called {name!r}; name "
+                f"one of these in {key}.inputs and {key}.target"
+            )
+    arrays, targets = {name: found[each] for name, each in wanted.items()}, found[table.target]
     for name, array in arrays.items():
         if not array.ndim or not targets.ndim or len(array) != len(targets):
             raise TaskError(
