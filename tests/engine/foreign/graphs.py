@@ -55,5 +55,7 @@ def written(
 
 def run(path: Path, x: Tensor) -> list[Tensor]:
     """Outputs by onnxruntime."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(each) for each in session.run(None, {"x": x.numpy()})]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.foreign.networks import Encoder, MobileNet, Patches, UNet, exported, mlp, seeded
+from tests.engine.foreign.networks import Encoder, MobileNet, Patches, UNet, exported, mlp, quiet, seeded
 from torch import Tensor, fx, nn
 
 from diminuendo.engine import zoo
@@ -236,3 +237,19 @@ def test_a_damaged_program_is_told_without_noise(tmp_path: Path, capfd: pytest.C
     with pytest.raises(TaskError, match=r"torch.export.save"):
         load_network(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exported(seeded(mlp), [torch.randn(2, 6)], tmp_path, "older")
+    for package in ("onnxruntime", "onnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(TaskError, match=rf"imported with {package} .*pip install 'diminuendo\[export\]'"):
+            load_network(path)
+
+
+def test_what_is_traced_of_a_network_takes_any_batch(tmp_path: Path) -> None:
+    original, inputs = seeded(Encoder), _ids()
+    network = load_network(exported(original, [each[:2] for each in inputs], tmp_path, "pt2"))
+    with quiet():
+        traced = torch.jit.trace(network, tuple(each[:2] for each in inputs))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(traced(*inputs), original(*inputs))

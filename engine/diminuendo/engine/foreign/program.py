@@ -23,10 +23,17 @@ from diminuendo.engine.foreign.lift import Lifter, without_effect
 from diminuendo.engine.foreign.verify import first_line, fixed_batch
 from diminuendo.engine.task import TaskError
 
-_RESHAPES: dict[Any, Any] = dict.fromkeys(
-    (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default), torch.ops.aten.reshape.default
-)
-"""A view fits the layout of the export alone: in channels-last order it would be refused."""
+aten: Any = torch.ops.aten
+
+_CALLS: dict[Any, tuple[str, Any]] = {
+    aten.view.default: ("call_function", torch.reshape),
+    aten._unsafe_view.default: ("call_function", torch.reshape),
+    aten.reshape.default: ("call_function", torch.reshape),
+    aten.expand.default: ("call_method", "expand"),
+    aten.sym_size.int: ("call_method", "size"),
+}
+"""Calls in whose place others come. A view fits the layout of the export alone: in channels-last order it would be
+refused. And through operators themselves torch.jit.trace does not follow sizes."""
 
 _HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -256,8 +263,8 @@ class _Import:
         if made is None:
             args, kwargs = (node.args, node.kwargs) if self.rebatching is None else self.rebatching.arguments(node)
             args, kwargs = self._renewed(args), self._renewed(kwargs)
-            target = _RESHAPES.get(node.target, node.target)
-            made = self.builder.graph.create_node("call_function", target, args, kwargs, name=node.name)
+            kind, target = _CALLS.get(node.target, ("call_function", node.target))
+            made = self.builder.graph.create_node(kind, target, args, kwargs, name=node.name)
         self.nodes[node] = made
 
     def _renewed(self, arguments: Any) -> Any:
