@@ -1,4 +1,4 @@
-"""Scenes to segment: a handwritten digit before a piece of a photograph; both come with scikit-learn."""
+"""Scenes to segment: a handwritten digit before a piece of a photograph. Both come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
     """Item k is always the same scene: ((1, 16, 16) uint8 image, (16, 16) int64 classes)."""
 
     def __init__(self, *, evaluation: bool) -> None:
-        """The scenes to train with, or those that the network never sees: with other digits and other photographs."""
+        """Scenes to train with, or such as the network never sees: of other digits, from the other half of the photo."""
         pixels, classes = load_digits(return_X_y=True)
         order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
         chosen = order[:EVALUATION] if evaluation else order[EVALUATION:]

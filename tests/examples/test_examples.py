@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("images", "macro F1", 2.0, (96.0, 100.0), 3.0, MORE),
+    Case("images", "macro F1", 2.0, (96.0, 100.0), 3.0, MORE, ("cp",)),
     Case("diabetes", "rmse", 2.0, (45.0, 60.0), 3.0, MORE),
     Case("segmentation", "mean_iou", 4.0, (80.0, 100.0), 1.5, LITTLE, ("cp",)),
     Case("detection", "mAP at IoU 0.5", 4.0, (95.0, 100.0), 1.5, LITTLE, ("cp",)),
