@@ -16,6 +16,7 @@ from torch import nn
 from diminuendo.engine import SetMetric, compress, zoo
 from diminuendo.engine.described import is_described, task
 from diminuendo.engine.described.tasks import log_probabilities
+from diminuendo.engine.search.budget import BudgetName
 from diminuendo.engine.surgery import build
 from diminuendo.engine.task import Samples, TaskError
 
@@ -104,7 +105,8 @@ def test_a_file_is_compressed(tmp_path: Path) -> None:
     for name, some in (("train", digits.train.head(200)), ("test", digits.evaluation.head(200))):
         arrays(tmp_path / f"{name}.npz", x=some.inputs.numpy(), y=some.targets.numpy())
     made = task(described(tmp_path, NPZ))
-    result = compress(made, delta=5.0, effort="quick", formats=["svd"], stage=1, budget={"evaluations": 4, "epochs": 12})
+    budget: dict[BudgetName, float] = {"evaluations": 4, "epochs": 12}
+    result = compress(made, delta=5.0, effort="quick", formats=["svd"], stage=1, budget=budget)
     assert result.certificate["params_ratio"] > 1.2
     assert result.certificate["original"] > 95
     assert any(choice.format != "dense" for _, choice in result.plan.items())
