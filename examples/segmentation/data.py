@@ -19,7 +19,7 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
     """Item k is always the same scene: ((1, 16, 16) uint8 image, (16, 16) int64 classes)."""
 
     def __init__(self, *, evaluation: bool) -> None:
-        """Scenes to train with, or ones that it never sees: of other digits, from another half of the photo."""
+        """Scenes to train with, or unseen ones: of other digits, before the other half of the photograph."""
         pixels, classes = load_digits(return_X_y=True)
         order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
         chosen = order[:EVALUATION] if evaluation else order[EVALUATION:]
