@@ -172,8 +172,15 @@ def test_clock(seconds: float, shown: str) -> None:
     assert text.clock(seconds) == shown
 
 
-def test_points_have_no_negative_zero() -> None:
-    assert (text.points(-0.001), text.points(-0.5), text.points(0.625)) == ("0.00", "-0.50", "0.62")
+def test_a_stored_bundle_is_named_by_as_much_as_tells_it_from_others() -> None:
+    assert text.source("bundle:" + "a1" * 32) == "bundle:a1a1a1a1a1a1"
+    assert text.source("bundle:/somewhere/mine") == "bundle:/somewhere/mine"
+    assert text.source("zoo:digits") == "zoo:digits"
+
+
+def test_points_have_no_negative_zero_and_are_told_in_small_units_too() -> None:
+    assert (text.points(-1e-9), text.points(-0.5), text.points(0.625)) == ("0.00", "-0.50", "0.62")
+    assert (text.points(-0.0012), text.points(0.00314)) == ("-0.0012", "0.0031")
 
 
 # --- results -----------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def jobs_table(jobs: Iterable[JobInfo]) -> Table:
         figures = job.result or (job.progress.best if job.progress else None)
         table.add_row(
             job.job_id,
-            job.source,
+            text.source(job.source),
             job.state.value,
             stage,
             f"{job.delta:g}" if job.delta is not None else text.figures(job.target),
@@ -110,6 +110,7 @@ def job_table(job: JobInfo) -> Table:
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "priority": str(job.priority) if job.priority else "",
         "retry of": job.retry_of,
+        "exports": ", ".join(job.exports),
         "deadline": _when(job.deadline),
         "created": _when(job.create_time),
         "started": _when(job.start_time),

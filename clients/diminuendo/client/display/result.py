@@ -48,7 +48,7 @@ def comparison(result: ResultFolder) -> Table:
     """Original, compressed and ratio of every figure."""
     certificate, old, new = result.certificate, result.original, result.compressed
     table = _table()
-    table.add_column(Text(result.source), no_wrap=True)
+    table.add_column(Text(text.source(result.source)), no_wrap=True)
     for name in ("original", "compressed", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row(

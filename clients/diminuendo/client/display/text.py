@@ -21,8 +21,20 @@ def times(ratio: float) -> str:
 
 
 def points(value: float) -> str:
-    """Points of a metric, without a negative zero: ``0.62``."""
-    return f"{value + 0.0:.2f}" if round(value, 2) else "0.00"
+    """Points of a metric, without a negative zero: ``0.62``; of a metric in small units ``0.0031``."""
+    if round(value, 2):
+        return f"{value:.2f}"
+    return f"{value:.2g}" if abs(value) > _NOTHING else "0.00"
+
+
+_NOTHING = 1e-6
+"""What is less, in points, is no difference."""
+
+
+def source(name: str) -> str:
+    """``zoo:digits``; of a bundle as much of its sha256 as tells it from others: ``bundle:438aa3539dfc``."""
+    kind, _, sha256 = name.partition(":")
+    return f"{kind}:{sha256[:12]}" if kind == "bundle" and len(sha256) == 64 and "/" not in sha256 else name
 
 
 _UNITS = {"size": " MB", "memory": " MB", "latency": " ms"}

@@ -41,6 +41,13 @@ class Finished:
     objective_ratio: float = 1.0
 
 
+def points(value: float) -> str:
+    """Of a metric, for people: two decimals, or two digits where the metric is in small units."""
+    if round(value, 2):
+        return f"{value:.2f}"
+    return f"{value:.2g}" if abs(value) > 1e-6 else "0.00"
+
+
 def holds(verdict: Verdict, request: Request) -> bool:
     """Whether a verdict is inside delta under the request's accept rule; any is where there is a target instead."""
     if request.delta is None:

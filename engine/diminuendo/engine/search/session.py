@@ -244,7 +244,7 @@ class Session:
         else:
             for reason, message in doubts.doubts(self._state.request, answer):
                 self._warn(reason, message)
-        return f"original: {answer.baseline:.2f} {answer.metric}, {answer.total.params:,} params"
+        return f"original: {result.points(answer.baseline)} {answer.metric}, {answer.total.params:,} params"
 
     def _warn(self, reason: str, message: str) -> None:
         """Tell the owner with this step, and in the certificate."""
@@ -276,8 +276,8 @@ class Session:
             self._warn("CANDIDATE_DIVERGED", f"candidate {trial.index} diverged while it was tuned")
             return None, f"{pending.work.subject}: diverged"
         smaller = ratio(self._space.amount(self._space.total), self._space.amount(trial.cost))
-        summary = f"{pending.work.subject}: {smaller:.2f}x {self._space.goal.objective} at a drop of {drop:.2f}"
-        return self._figures(trial.cost, drop), summary
+        figure = f"{smaller:.2f}x {self._space.goal.objective}"
+        return self._figures(trial.cost, drop), f"{pending.work.subject}: {figure} at a drop of {result.points(drop)}"
 
     def _apply_judged(self, answer: Judged) -> str:
         finished = self._finished(answer, result.NO_EXPORTS)
@@ -296,7 +296,7 @@ class Session:
         where = "inside" if finished.inside_delta else "outside"
         smaller = f"{finished.objective_ratio:.2f}x {self._state.request.objective}"
         wanted = "delta" if self._state.request.target is None else "the target"
-        return f"{smaller} at a sealed drop of {finished.drop:.2f}, {where} {wanted}"
+        return f"{smaller} at a sealed drop of {result.points(finished.drop)}, {where} {wanted}"
 
     def _apply_exported(self, answer: ExportsMade) -> str:
         if self._state.judged is None:
