@@ -362,7 +362,8 @@ class Task:
         logits: outputs -> (N, C, ...) the part of them that is held against the original's, by the KL divergence
             over dimension 1; where C is 1, as in a regression, by the squared difference. A language model says
             ``lambda outputs: outputs.logits.flatten(0, 1)``, a regression of many values
-            ``lambda outputs: outputs.unsqueeze(1)``.
+            ``lambda outputs: outputs.unsqueeze(1)``. What the metric looks at is to be in it: a head that is not costs
+            nothing to harm, as far as the survey can see.
         optimizer: parameters -> what steps on them, e.g. ``lambda parameters: torch.optim.AdamW(parameters, 1e-3)``;
             None: SGD by the recipe. Its rates rise and fall over the steps as the recipe's does, unless there is a
             scheduler.

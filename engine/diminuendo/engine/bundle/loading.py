@@ -103,8 +103,9 @@ def _enter(folder: str) -> None:
     """Have modules of this bundle's folder found, and those of no other one."""
     for module_name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        own = not module_name.startswith(BUNDLES) and file is not None
-        if own and any(Path(str(file)).is_relative_to(other) for other in _paths):
+        if file is None or module_name.startswith(BUNDLES) or Path(file).is_relative_to(sys.prefix):
+            continue  # a bundle may have a virtual environment in its folder: ours
+        if any(Path(file).is_relative_to(other) for other in _paths):
             del sys.modules[module_name]
     for other in _paths:
         if other in sys.path:

@@ -67,9 +67,13 @@ def _name_batch(inputs: Sequence[Any], values: Sequence[Any]) -> None:
         return
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, sorted(symbols)))})\b")
     for value in values:
-        for place, size in enumerate(value.shape or ()):
+        if not any(_is_symbol(size) for size in value.shape or ()):
+            continue
+        shape = value.shape.copy()  # its own may be frozen, where the exporter shares it among values
+        for place, size in enumerate(shape):
             if _is_symbol(size):
-                value.shape[place] = pattern.sub(BATCH, str(size.value))
+                shape[place] = pattern.sub(BATCH, str(size.value))
+        value.shape = shape
 
 
 def _is_symbol(size: Any) -> bool:
