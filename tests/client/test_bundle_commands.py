@@ -75,6 +75,18 @@ def test_check_says_what_a_job_would_do_and_what_its_owner_should_know(run_here:
     assert not (Path("b") / "__pycache__").exists()
 
 
+def test_files_that_are_read_from_elsewhere_are_named(run_here: Run, tmp_path: Path) -> None:
+    data = tmp_path / "elsewhere" / "data.bin"
+    data.parent.mkdir()
+    data.write_text("1")
+    more = f"import pathlib\npathlib.Path('beside.txt').read_text()\npathlib.Path({str(data)!r}).read_bytes()"
+    written(more=more, beside_txt="2")
+    done = run_here("check", "b", "--effort", "quick", "--output", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["reads_outside"] == [str(data)]
+    assert f"{data}: evaluators must find that under the same path" in " ".join(run_here("check", "b").stdout.split())
+
+
 @pytest.mark.parametrize(
     ("more", "arguments", "message"),
     [

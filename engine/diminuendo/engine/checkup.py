@@ -146,7 +146,7 @@ class _Examination:
             survey_s=survey_s,
             evaluations=whole.evaluations,
             minutes=min(seconds / 60, budget.of(request, "minutes")),
-            warnings=(*getattr(prepared, "notes", ()), *doubts.doubts(request, prepared)),
+            warnings=tuple(doubts.doubts(request, prepared)),
         )
 
     def _survey_s(self, prepared: Prepared) -> float:

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from diminuendo.client.bundle import Packed, pack
 from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.main import MISTAKE
+from diminuendo.client.cli.outside import Outside
 from diminuendo.client.display.page import page
 from diminuendo.client.oneline import one_line
 
@@ -41,14 +42,15 @@ def check(
             request = engine("search.check").request_of(f"bundle:{packed.sha256}", **wanted)
         status.update("looking at requirements.txt")
         installable = requirements.check(folder)
-        with _owners_errors(copy, folder, packed), mistakes():
+        loading, checkup = engine("bundle"), engine("checkup")
+        with _owners_errors(copy, folder, packed), mistakes(), Outside(copy) as outside:
             status.update("loading the task")
-            task = engine("bundle").load(copy, source=request.source)
-            found = engine("checkup").examine(task, request, on_work=status.update)
+            task = loading.load(copy, source=request.source)
+            found = checkup.examine(task, request, on_work=status.update)
     if output == "json":
-        typer.echo(json.dumps(_as_json(found, packed, installable), indent=2))
+        typer.echo(json.dumps(_as_json(found, packed, installable, outside.files), indent=2))
         return
-    page(lambda console: _show(console, found, packed, installable))
+    page(lambda console: _show(console, found, packed, installable, outside.files))
     typer.echo(f"submit it with: diminuendo submit --bundle {folder} --delta {wanted['delta'] or 1:g}", err=True)
 
 
@@ -109,15 +111,16 @@ def _remedy(error: Exception, packed: Packed) -> str:
     return ""
 
 
-def _as_json(found: Any, packed: Packed, installable: str) -> dict[str, object]:
+def _as_json(found: Any, packed: Packed, installable: str, outside: Sequence[str]) -> dict[str, object]:
     return {
         "bundle": dataclasses.asdict(packed),
         "requirements": installable,
+        "reads_outside": list(outside),
         **dataclasses.asdict(found),
     }
 
 
-def _show(console: Console, found: Any, packed: Packed, installable: str) -> None:
+def _show(console: Console, found: Any, packed: Packed, installable: str, outside: Sequence[str]) -> None:
     """What was found, one fact in a line."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -128,6 +131,7 @@ def _show(console: Console, found: Any, packed: Packed, installable: str) -> Non
         "task": one_line(found.name),
         "bundle": files + (f"; left out by .gitignore: {_few(packed.ignored)}" if packed.ignored else ""),
         "requirements": installable,
+        "reads": f"{_few(outside)}: evaluators must find that under the same path" if outside else "",
         "network": f"{found.params:,} params, {found.macs:,} MACs",
         "metric": f"{found.metric} {found.baseline:.2f} on {found.looked_at:,} samples, {direction} is better",
         "data": f"{found.train_samples:,} samples to train with; of {found.evaluation_samples:,} to evaluate with half "
