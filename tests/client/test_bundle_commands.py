@@ -116,6 +116,32 @@ def test_check_says_what_is_wrong_and_where(run_here: Run, more: str, arguments:
     assert "/tmp/diminuendo-check-" not in done.stderr
 
 
+def test_commands_run_a_bundle_in_its_own_folder(run_here: Run) -> None:
+    """As evaluators do: what it opens by a relative path lies beside its task.py."""
+    written(more="import pathlib\nprint('note', pathlib.Path('note.txt').read_text())", note_txt="here")
+    budget = ["--effort", "quick", "--budget", "evaluations=3", "--delta", "5"]
+    done = run_here("compress", "--bundle", "b", *budget, "--out", "out/small", "--work", "kept")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "result: out/small"
+    assert "note here" in done.stderr
+    assert "note" not in done.stdout
+    exported = run_here("export", "out/small", "--bundle", "b", "--format", "pt2", "--output", "json")
+    assert exported.returncode == 0, exported.stderr
+    assert json.loads(exported.stdout)["pt2"]["file"] == "model.pt2"
+    assert run_here("apply", "out/small/plan.json", "--to", "b", "--out", "again").returncode == 0
+    assert run_here("profile", "b", "--no-time").returncode == 0
+    assert sorted(path.name for path in Path("b").iterdir()) == ["note.txt", "task.py"]
+    assert sorted(path.name for path in Path().iterdir()) == ["again", "b", "kept", "out"]
+
+
+def test_what_a_bundles_code_raises_is_a_users_mistake_with_its_line(run_here: Run) -> None:
+    written(more="raise RuntimeError('boom')")
+    done = run_here("compress", "--bundle", "b", "--out", "small")
+    assert (done.returncode, done.stdout) == (MISTAKE, "")
+    assert "RuntimeError: boom (task.py:4); --debug shows the traceback" in done.stderr
+    assert not Path("small").exists()
+
+
 def test_a_bundle_that_cannot_be_packed_is_not_run(run_here: Run) -> None:
     written(more="print('ran')")
     (Path("b") / "data").symlink_to("/etc")

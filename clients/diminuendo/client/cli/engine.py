@@ -47,7 +47,8 @@ def mistakes() -> Iterator[None]:
             raise
         raise InvalidArgumentError(str(error)) from error
     except Exception as error:
-        owner = getattr(sys.modules.get("diminuendo.engine.workbench"), "UserCodeError", ())
-        if not isinstance(error, owner) or error.traceback_text:
+        owner = getattr(sys.modules.get("diminuendo.engine.usercode"), "UserCodeError", ())
+        if not isinstance(error, owner):
             raise
-        raise InvalidArgumentError(str(error)) from error  # no code of the user's raised: the wish does not fit
+        more = "; --debug shows the traceback" if error.traceback_text else ""
+        raise InvalidArgumentError(f"{error}{more}") from error

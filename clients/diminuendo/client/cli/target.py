@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from diminuendo.client.errors import InvalidArgumentError
@@ -27,6 +31,21 @@ def bundle_folder(field: str, target: str, **of_the_zoo: object) -> Path | None:
         if value is not None:
             raise InvalidArgumentError.of(name, f"{value} is for zoo:NAME; {Path(target)}/task.py says this itself")
     return Path(target)
+
+
+@contextlib.contextmanager
+def inside(bundle: Path | None) -> Iterator[None]:
+    """Have a bundle's folder as working folder, as on evaluators; what its code prints goes to stderr."""
+    if bundle is None:
+        yield
+        return
+    before = Path.cwd()
+    os.chdir(bundle)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(before)
 
 
 def check_one(source: str, bundle: Path | None) -> None:

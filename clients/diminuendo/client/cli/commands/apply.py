@@ -12,7 +12,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
-from diminuendo.client.cli.target import bundle_folder
+from diminuendo.client.cli.target import bundle_folder, inside
 from diminuendo.client.display.folder import read_result
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
@@ -40,18 +40,22 @@ def apply(
             application = engine("application")
             wanted = application.read_plan_of(plan).plan()
             status.update("loading weights and data")
-            name, task = _task(to, weights, data)
+            bundle = bundle_folder("to", to, weights=weights, data=data)
+            with inside(bundle):
+                name, task = _zoo(to, weights, data) if bundle is None else _bundle(Path.cwd())
             with result_folder(out, name) as folder:
-                application.apply(
-                    wanted,
-                    task,
-                    delta=tolerance,
-                    epochs=epochs,
-                    seed=seed,
-                    threads=threads,
-                    out=folder,
-                    on_work=status.update,
-                )
+                place = folder.resolve()
+                with inside(bundle):
+                    application.apply(
+                        wanted,
+                        task,
+                        delta=tolerance,
+                        epochs=epochs,
+                        seed=seed,
+                        threads=threads,
+                        out=place,
+                        on_work=status.update,
+                    )
     except KeyboardInterrupt:
         typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -60,11 +64,13 @@ def apply(
     typer.echo(f"result: {folder}")
 
 
-def _task(target: str, weights: Path | None, data: Path | None) -> tuple[str, Any]:
-    """Name and task of a target."""
-    folder = bundle_folder("to", target, weights=weights, data=data)
-    if folder is not None:
-        task = engine("bundle").load(folder)
-        return task.name, task
+def _bundle(folder: Path) -> tuple[str, Any]:
+    """Name and task of a bundle."""
+    task = engine("bundle").load(folder)
+    return task.name, task
+
+
+def _zoo(target: str, weights: Path | None, data: Path | None) -> tuple[str, Any]:
+    """Name and task of a network of the zoo."""
     source = engine("zoo.catalog").Source.parse(zoo_name(target))
     return source.text, engine("zoo").task(source.text, weights=weights, data=data)

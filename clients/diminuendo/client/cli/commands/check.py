@@ -43,7 +43,7 @@ def check(
         status.update("looking at requirements.txt")
         installable = requirements.check(folder)
         loading, checkup = engine("bundle"), engine("checkup")
-        with _owners_errors(copy, folder, packed), mistakes(), Outside(copy) as outside:
+        with mistakes(), _owners_errors(copy, folder, packed), Outside(copy) as outside:
             status.update("loading the task")
             task = loading.load(copy, source=request.source)
             found = checkup.examine(task, request, on_work=status.update)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +13,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
-from diminuendo.client.cli.target import bundle_folder, check_one
+from diminuendo.client.cli.target import bundle_folder, check_one, inside
 from diminuendo.client.display import text
 from diminuendo.client.display.folder import ResultFolder, read_result
 from diminuendo.client.display.follow import open_display
@@ -46,17 +44,22 @@ def compress(
 ) -> None:
     """Compress a network here, without a server; ends with the line `result: DIR`."""
     check_one(source, bundle)
+    bundle = None if bundle is None else bundle_folder("bundle", str(bundle), weights=weights, data=data)
     request = wishes.arguments() | {"threads": threads}
     try:
-        with mistakes():
-            name, title, task = _bundle(bundle, weights, data) if bundle else _zoo(source, weights, data)
+        with mistakes(), inside(bundle):
+            name, title, task = _bundle(Path.cwd()) if bundle else _zoo(source, weights, data)
             checked = engine("search.check", otherwise=_ELSEWHERE).request_of(_source(task), **request)
         if dry_run:
-            _estimate(checked, task)
+            with inside(bundle):
+                found = _estimate(checked, task)
+            _tell(found)
             return
         with result_folder(out, name) as folder:
             view = View(title, delta=request["delta"], target=text.figures(request["target"] or {}))
-            _run(view, task, folder, request | {"work": work})
+            place, kept = folder.resolve(), None if work is None else work.resolve()
+            with inside(bundle):
+                _run(view, task, place, request | {"work": kept})
     except KeyboardInterrupt:
         typer.echo(
             f"stopped; the same command goes on from {work}" if work else "stopped; nothing was written", err=True
@@ -65,13 +68,11 @@ def compress(
     raise typer.Exit(_finish(read_result(folder)))
 
 
-def _bundle(folder: Path, weights: Path | None, data: Path | None) -> tuple[str, str, Any]:
-    """Name, title and task of a bundle; what its code prints goes to stderr."""
-    bundle_folder("bundle", str(folder), weights=weights, data=data)
-    with Console(stderr=True).status("loading the task"), contextlib.redirect_stdout(sys.stderr):
+def _bundle(folder: Path) -> tuple[str, str, Any]:
+    """Name, title and task of a bundle."""
+    with Console(stderr=True).status("loading the task"):
         task = engine("bundle", otherwise=_ELSEWHERE).load(folder)
-    name = folder.resolve().name
-    return name, task.name if task.name != "task" else name, task
+    return folder.name, task.name if task.name != "task" else folder.name, task
 
 
 def _source(task: Any) -> str:
@@ -93,12 +94,16 @@ def _task(source: Any, weights: Path | None, data: Path | None) -> Any:
         return engine("zoo", otherwise=_ELSEWHERE).task(source.text, weights=weights, data=data)
 
 
-def _estimate(request: Any, task: Any) -> None:
-    """Say what the job would cost."""
+def _estimate(request: Any, task: Any) -> Any:
+    """What the job would cost."""
     with Console(stderr=True).status("loading the engine") as status, mistakes():
         made = engine("estimate", otherwise=_ELSEWHERE)
         own = None if isinstance(task, str) else task
-        found = made.estimate(request, task=own, on_work=lambda subject: status.update(f"measuring: {subject}"))
+        return made.estimate(request, task=own, on_work=lambda subject: status.update(f"measuring: {subject}"))
+
+
+def _tell(found: Any) -> None:
+    """Say what the job would cost."""
     minutes = f"{found.minutes:.1f} minutes" if found.minutes < 120 else f"{found.minutes / 60:.1f} hours"
     typer.echo(f"evaluations: at most {found.evaluations}")
     typer.echo(f"epochs: at most {found.epochs:g}, {found.epoch_s:.2f} s each")

@@ -13,6 +13,7 @@ from rich.console import Console
 from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.report import INTERRUPTED
+from diminuendo.client.cli.target import bundle_folder, inside
 from diminuendo.client.display.exports import exports_table
 from diminuendo.client.display.folder import ExportEntry
 from diminuendo.client.display.page import page
@@ -50,9 +51,11 @@ def export(
     try:
         with mistakes(), Console(stderr=True).status("loading the engine") as status:
             exports, set_threads = engine("exports.folder"), engine("stopwatch").threads_set
-            task = None if bundle is None else engine("bundle").load(bundle)
-            status.update(f"exporting {', '.join(forms)}")
-            with set_threads(threads):
+            folder, out = folder.resolve(), None if out is None else out.resolve()
+            bundle = None if bundle is None else bundle_folder("bundle", str(bundle))
+            with inside(bundle), set_threads(threads):
+                task = None if bundle is None else engine("bundle").load(Path.cwd())
+                status.update(f"exporting {', '.join(forms)}")
                 made = exports.export(
                     folder,
                     forms,

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
-from diminuendo.client.cli.target import bundle_folder
+from diminuendo.client.cli.target import bundle_folder, inside
 from diminuendo.client.display.page import page
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.oneline import one_line
@@ -49,9 +49,10 @@ def _opened(target: str, weights: Path | None, classes: int | None) -> tuple[str
     """Name, network and example inputs of a target."""
     folder = bundle_folder("target", target, weights=weights, classes=classes)
     if folder is not None:
-        task = engine("bundle").load(folder)
-        model = engine("modules").with_forward(task.model, task.forward)
-        return task.name, model, engine("gather").example(task.evaluation)
+        with inside(folder):
+            task = engine("bundle").load(Path.cwd())
+            model = engine("modules").with_forward(task.model, task.forward)
+            return task.name, model, engine("gather").example(task.evaluation)
     name = zoo_name(target)
     if classes is not None:
         if "?" in name:
