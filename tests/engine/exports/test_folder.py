@@ -66,7 +66,8 @@ def test_a_compression_brings_its_exports(compressed: Compressed, task: Task) ->
     assert folder is not None
     files = {path.name for path in folder.iterdir()}
     assert files == {
-        "model.safetensors", "plan.json", "certificate.json", "profile.json", "model.pt2", "model.fp16.safetensors"
+        "model.safetensors", "plan.json", "certificate.json", "profile.json", "search.json",
+        "model.pt2", "model.fp16.safetensors",
     }  # fmt: skip
     told = found["exports"]["pt2"]
     assert told["metric"] == found["compressed"]

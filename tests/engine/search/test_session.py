@@ -209,7 +209,8 @@ def test_expected_works_are_told_and_reached(world: World) -> None:
 
 def test_the_result_folder_has_its_files(world: World) -> None:
     finished, _ = run(world)
-    assert [f.name for f in finished.files] == ["model.safetensors", "plan.json", "certificate.json", "profile.json"]
+    names = ["model.safetensors", "plan.json", "certificate.json", "profile.json", "search.json"]
+    assert [f.name for f in finished.files] == names
     plan = plan_of(finished)
     assert plan["source"] == "zoo:made-up"
     certificate = next(json.loads(f.content) for f in finished.files if f.name == "certificate.json" and f.content)

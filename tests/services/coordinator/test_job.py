@@ -53,7 +53,7 @@ def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server,
     job = server.get(name)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
     files = {file.name: file for file in job.result.files}
-    assert set(files) == {"model.safetensors", "plan.json", "certificate.json", "profile.json"}
+    assert set(files) == {"model.safetensors", "plan.json", "certificate.json", "profile.json", "search.json"}
     for file in files.values():
         assert len(store.get(file.sha256)) == file.size_bytes
     certificate = json.loads(store.get(files["certificate.json"].sha256))

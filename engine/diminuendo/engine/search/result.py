@@ -1,4 +1,4 @@
-"""The result folder's files, from what the session knows: plan.json, profile.json, certificate.json."""
+"""The result folder's files, from what the session knows: plan, profile, certificate; search.json is `record`'s."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from diminuendo.engine.cost import ratio
 from diminuendo.engine.plan import PLAN_VERSION, Plan
 from diminuendo.engine.search.objective import ObjectiveName
+from diminuendo.engine.search.record import record_file
 from diminuendo.engine.search.space import Space
 from diminuendo.engine.search.state import Request, State, Trial
 from diminuendo.engine.search.work import ExportsMade, Judged, Prepared, ProfileSummary, Verdict
@@ -186,6 +187,7 @@ def finish(
         ResultFileContent("plan.json", _json(plan_file(state.request, prepared, trial)), None),
         ResultFileContent("certificate.json", _json(certificate), None),
         ResultFileContent("profile.json", _json(profile_file(judged.machine, original, compressed)), None),
+        ResultFileContent("search.json", _json(record_file(state, prepared, finalists, control, judged, winner)), None),
         *(ResultFileContent(made.file, None, sha256) for made, sha256 in exports.made if made.file and sha256),
     )
     return Finished(
