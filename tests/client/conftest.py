@@ -292,6 +292,16 @@ class _Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
         return artifact_service_pb2.WriteArtifactResponse(offset=len(held), complete=len(held) == size)
 
 
+@pytest.fixture(autouse=True)
+def nobodys_contexts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No context of whoever runs the tests: the file is another one, which is not there yet."""
+    for name in ("DIMINUENDO_SERVER", "DIMINUENDO_PROJECT", "DIMINUENDO_TOKEN", "DIMINUENDO_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path_factory.mktemp("contexts") / "config.toml"
+    monkeypatch.setenv("DIMINUENDO_CLIENT_CONFIG", str(path))
+    return path
+
+
 @pytest.fixture
 def fake() -> Iterator[FakeServer]:
     """A scripted server on a free port."""

@@ -110,7 +110,8 @@ def test_compress_and_submit_have_the_same_wishes() -> None:
     """By the options themselves: what one has and the other lacks is about where it runs."""
     compress, submit = ({option.name for option in cli.load(name).params} for name in ("compress", "submit"))
     assert compress - submit == {"weights", "data", "threads", "out", "work", "dry_run"}
-    served = {"job_id", "label", "priority", "parallel", "deadline", "request_id", "watch", "server", "project"}
+    served = {"job_id", "label", "priority", "parallel", "deadline", "request_id", "watch"}
+    served |= {"server", "project", "context"}
     assert submit - compress == served
 
 

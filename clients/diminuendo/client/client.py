@@ -10,6 +10,7 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from diminuendo.v1 import (
     artifact_service_pb2,
@@ -21,7 +22,8 @@ from diminuendo.v1 import (
 
 from diminuendo.client import convert
 from diminuendo.client.bundle import pack
-from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
+from diminuendo.client.config import DEFAULT_TARGET, Access, ClientConfig, check_target
+from diminuendo.client.contexts import DEFAULT_PROJECT, read, resolve
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
@@ -46,6 +48,10 @@ class Client:
         project: str = "default",
         timeout_s: float = 10.0,
         config: ClientConfig | None = None,
+        token: str | None = None,
+        tls: bool = False,
+        ca_file: Path | str | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         """Make a client; nothing is sent before the first call.
 
@@ -54,12 +60,61 @@ class Client:
             project: The project that jobs are submitted to and listed from.
             timeout_s: Deadline of a call, its retries included; ignored when `config` is given.
             config: Every other setting.
+            token: Sent with every call as ``authorization: Bearer TOKEN``. The conductor does not check it yet; what
+                stands in front of it may.
+            tls: Speak TLS, and check the server's certificate.
+            ca_file: PEM file of the authorities that are trusted; None: those that gRPC trusts.
+            allow_insecure_token: Let a token leave this machine on a line that is not encrypted.
+
+        Raises:
+            InvalidArgumentError: The target is not HOST:PORT, the `ca_file` cannot be read, or the token would go
+                unencrypted to another machine.
         """
-        if not re.fullmatch(r"\S+:\d+", target):
-            raise InvalidArgumentError.of("server", f"{target!r} is not HOST:PORT; give {DEFAULT_TARGET}, say")
+        certificates = None if ca_file is None else Path(ca_file)
+        access = Access(token=token, tls=tls, ca_file=certificates, allow_insecure_token=allow_insecure_token)
         self.project = project
-        self._connection = Connection(target, config or ClientConfig(timeout_s=timeout_s))
+        self._connection = Connection(check_target(target), config or ClientConfig(timeout_s=timeout_s), access)
         self._stub = job_service_pb2_grpc.JobServiceStub(self._connection.channel)
+
+    @classmethod
+    def from_context(
+        cls,
+        name: str | None = None,
+        *,
+        project: str | None = None,
+        timeout_s: float = 10.0,
+        config: ClientConfig | None = None,
+    ) -> Self:
+        """A client of the server that a context names; contexts are made with `diminuendo config set`.
+
+        Args:
+            name: The context, taken as it is. None: whom commands would call, which is what ``DIMINUENDO_SERVER``,
+                ``DIMINUENDO_PROJECT``, ``DIMINUENDO_TOKEN`` and ``DIMINUENDO_CONTEXT`` say, else the current context,
+                else this machine.
+            project: In place of the context's project.
+            timeout_s: As in `Client`.
+            config: As in `Client`.
+
+        Raises:
+            InvalidArgumentError: There is no such context, the file of contexts is not of its form, or as `Client`.
+            OSError: The file cannot be read.
+        """
+        if name is None:
+            found = resolve(project=project)
+            server, within, access = found.server, found.project, found.access
+        else:
+            context = read().get(name)
+            server, within, access = context.server, project or context.project or DEFAULT_PROJECT, context.access
+        return cls(
+            server,
+            project=within,
+            timeout_s=timeout_s,
+            config=config,
+            token=access.token,
+            tls=access.tls,
+            ca_file=access.ca_file,
+            allow_insecure_token=access.allow_insecure_token,
+        )
 
     @property
     def target(self) -> str:

@@ -1,10 +1,16 @@
-"""How a client connects, how long it waits and when it tries again."""
+"""How a client connects and who it says it is, how long it waits and when it tries again."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from diminuendo.client.errors import InvalidArgumentError
 
 DEFAULT_TARGET = "127.0.0.1:50300"
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +49,65 @@ class ClientConfig:
     patience_s: float = 60.0
     page_size: int = 100
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who a client says it is, and whether the line is encrypted.
+
+    Attributes:
+        token: Sent with every call as ``authorization: Bearer TOKEN``; None sends none. The conductor does not check
+            tokens yet, only what stands in front of it may.
+        tls: Whether the server is spoken to by TLS, which checks its certificate.
+        ca_file: PEM file of the authorities that are trusted; None: those that gRPC trusts.
+        allow_insecure_token: Whether a token may leave this machine on a line that is not encrypted.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca_file: Path | None = None
+    allow_insecure_token: bool = False
+
+    def check(self, target: str) -> None:
+        """Refuse what cannot be, and to send the token where others can read it.
+
+        Raises:
+            InvalidArgumentError: The token is no token, a `ca_file` is given without TLS, or the token would go
+                unencrypted to another machine.
+        """
+        if self.ca_file is not None and not self.tls:
+            raise InvalidArgumentError.of("ca_file", f"{self.ca_file} is for TLS; switch tls on as well")
+        if self.token is None:
+            return
+        check_token(self.token)
+        if not self.tls and not self.allow_insecure_token and not is_loopback(target):
+            raise InvalidArgumentError.of(
+                "token",
+                f"it would go unencrypted to {target}, which is not this machine; switch tls on, or set"
+                " allow_insecure_token where the line is safe",
+            )
+
+
+def check_token(token: str) -> str:
+    """The token, when it can be sent; InvalidArgumentError, which does not show it, otherwise."""
+    if not _TOKEN.fullmatch(token):
+        raise InvalidArgumentError.of("token", "it is empty, or has letters that no token has; give visible ASCII")
+    return token
+
+
+def check_target(target: str) -> str:
+    """``HOST:PORT``; InvalidArgumentError otherwise."""
+    if not re.fullmatch(r"\S+:\d+", target):
+        raise InvalidArgumentError.of("server", f"{target!r} is not HOST:PORT; give {DEFAULT_TARGET}, say")
+    return target
+
+
+def is_loopback(target: str) -> bool:
+    """Whether ``HOST:PORT`` is on this machine, by its name alone: nothing is looked up."""
+    host = target.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

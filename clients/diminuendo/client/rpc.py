@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped, unused-
 from grpc_status import rpc_status  # type: ignore[import-untyped, unused-ignore]
 
 from diminuendo.client import errors
-from diminuendo.client.config import ClientConfig, RetryPolicy
+from diminuendo.client.config import Access, ClientConfig, RetryPolicy, is_loopback
 from diminuendo.client.oneline import one_line
 
 Answer = TypeVar("Answer")
@@ -37,6 +37,11 @@ _CLASSES: dict[grpc.StatusCode, type[errors.DiminuendoError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
     grpc.StatusCode.ABORTED: errors.ConflictError,
 }
+
+
+_REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+_ANOTHER_TOKEN = "give another token, with DIMINUENDO_TOKEN or `diminuendo config set NAME --token-file FILE`"
+_NOBODY = Access()
 
 
 class Backoff:
@@ -70,14 +75,21 @@ class Backoff:
 class Connection:
     """One channel to one server."""
 
-    def __init__(self, target: str, config: ClientConfig) -> None:
-        """Open a channel; nothing is sent before the first call."""
+    def __init__(self, target: str, config: ClientConfig, access: Access = _NOBODY) -> None:
+        """Open a channel; nothing is sent before the first call.
+
+        Raises:
+            InvalidArgumentError: The access cannot be, see `Access.check`, or its `ca_file` cannot be read.
+        """
+        access.check(target)
         self.target = target
+        self._where = f"{target} by TLS" if access.tls else target
+        self._metadata = None if access.token is None else (("authorization", f"Bearer {access.token}"),)
         self.config = config
         self.closed = threading.Event()
         self.without_urls: set[str] = set()  # `put`, `get`: for what the server's store gives no URL that can be used
         self._answered = False
-        self.channel = grpc.insecure_channel(target, options=_options(target))
+        self.channel = _channel(target, access)
         self._probe: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
         )
@@ -104,11 +116,12 @@ class Connection:
         backoff = Backoff(self.config.retry, self.closed)
         while True:
             try:
-                return method(request, timeout=max(0.001, deadline - time.monotonic()))
+                left_s = max(0.001, deadline - time.monotonic())
+                return method(request, timeout=left_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 patient = backoff.failing_s < self.config.connect_s and time.monotonic() < deadline
                 if self.closed.is_set() or _code(error) is not grpc.StatusCode.UNAVAILABLE or not patient:
-                    raise error_from(error, self.target) from error
+                    raise error_from(error, self._where) from error
             backoff.pause()
 
     def stream(
@@ -134,14 +147,14 @@ class Connection:
         backoff = Backoff(self.config.retry, self.closed)
         while (left_s := self._stream_s(until)) > 0:
             opened = time.monotonic()
-            call = method(request(), timeout=left_s)
+            call = method(request(), timeout=left_s, metadata=self._metadata)
             try:
                 for message in call:
                     backoff.progress()
                     yield message
                 return
             except grpc.RpcError as error:
-                failure = error_from(error, self.target)
+                failure = error_from(error, self._where)
                 if self.closed.is_set() or _code(error) not in _CUTS:
                     raise failure from error
                 own_deadline = _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -163,9 +176,9 @@ class Connection:
         """
         self._require_server(None)
         try:
-            return method(requests, timeout=self.config.stream_s)
+            return method(requests, timeout=self.config.stream_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            failure = error_from(error, self.target)
+            failure = error_from(error, self._where)
             if _code(error) in _CUTS and not isinstance(failure, errors.ConflictError):
                 raise errors.ServerUnavailableError(failure.message, reason=failure.reason) from error
             raise failure from error
@@ -198,7 +211,7 @@ class Connection:
             return
         left_s = self.config.connect_s if deadline is None else deadline - time.monotonic()
         if not self._connected(min(self.config.connect_s, max(0.001, left_s))):
-            raise errors.ServerUnavailableError(_nobody(self.target), reason="NO_SERVER")
+            raise errors.ServerUnavailableError(_nobody(self._where), reason="NO_SERVER")
         self._answered = True
 
     def _connected(self, timeout_s: float) -> bool:
@@ -208,28 +221,30 @@ class Connection:
         is closed meanwhile.
         """
         try:
-            self._probe(b"", timeout=timeout_s, wait_for_ready=True)
+            self._probe(b"", timeout=timeout_s, wait_for_ready=True, metadata=self._metadata)
         except grpc.RpcError as error:
             return _code(error) not in _CUTS
         return True
 
 
-def error_from(error: grpc.RpcError, target: str) -> errors.DiminuendoError:
+def error_from(error: grpc.RpcError, where: str) -> errors.DiminuendoError:
     """The client's error for a call that failed: class by code, text and fields from google.rpc details."""
     code = _code(error)
     details = error.details() if isinstance(error, grpc.Call) else str(error)
     info, violations = _google_rpc(error)
-    message = one_line(details or "") or f"the server at {target} answered {code.name} without a message"
+    message = one_line(details or "") or f"the server at {where} answered {code.name} without a message"
     kind = _CLASSES.get(code, errors.ServerError)
     if kind is errors.InvalidArgumentError:
         text = "; ".join(f"{item.field}: {item.description}" for item in violations)
         return errors.InvalidArgumentError(text or message, reason=info.reason, violations=violations)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = f"the server at {target} did not answer in time; try again, or give a longer timeout"
+        message = f"the server at {where} did not answer in time; try again, or give a longer timeout"
     elif code is grpc.StatusCode.UNAVAILABLE and not info.reason:
-        message = _nobody(target)
+        message = _nobody(where)
+    elif code in _REFUSED:
+        message = f"the server at {where} does not let this client in: {message}; {_ANOTHER_TOKEN}"
     elif kind is errors.ServerError:
-        message = f"the server at {target} failed ({code.name}): {message}; see its log"
+        message = f"the server at {where} failed ({code.name}): {message}; see its log"
     return kind(message, reason=info.reason)
 
 
@@ -257,8 +272,24 @@ def _code(error: grpc.RpcError) -> grpc.StatusCode:
     return code if code is not None else grpc.StatusCode.UNKNOWN
 
 
-def _nobody(target: str) -> str:
-    return f"no Diminuendo server answers at {target}; start one with `diminuendo serve`, or give its address"
+def _nobody(where: str) -> str:
+    remedy = "start one with `diminuendo serve`, or give its address"
+    if where.endswith(" by TLS"):
+        remedy = "check its address, that it speaks TLS, and that ca_file has the authority of its certificate"
+    return f"no Diminuendo server answers at {where}; {remedy}"
+
+
+def _channel(target: str, access: Access) -> grpc.Channel:
+    """A channel, encrypted where that was asked for."""
+    if not access.tls:
+        return grpc.insecure_channel(target, options=_options(target))
+    try:
+        roots = None if access.ca_file is None else access.ca_file.read_bytes()
+    except OSError as error:
+        raise errors.InvalidArgumentError.of(
+            "ca_file", f"{access.ca_file} cannot be read ({error.strerror}); give a PEM file of certificates"
+        ) from error
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), options=_options(target))
 
 
 def _options(target: str) -> list[tuple[str, int | str]]:
@@ -269,7 +300,7 @@ def _options(target: str) -> list[tuple[str, int | str]]:
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.primary_user_agent", "diminuendo-client"),
     ]
-    if target.rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]"):
+    if is_loopback(target):
         # A proxy from the environment cannot reach this machine's own ports.
         options.append(("grpc.enable_http_proxy", 0))
     return options

@@ -9,22 +9,45 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from diminuendo.client import contexts
 from diminuendo.client.cli.words import budget_of, limits_of, names_of, ratios_of
-from diminuendo.client.client import Client
 from diminuendo.client.config import DEFAULT_TARGET
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.types import DEFAULT_DELTA, JobInfo, JobState, check_delta, check_seed
 
+if TYPE_CHECKING:
+    from diminuendo.client.client import Client
+
 SUCCEEDED, FAILED, NOTHING_INSIDE = 0, 1, 3
 
 Server = Annotated[
-    str, typer.Option("--server", envvar="DIMINUENDO_SERVER", show_default=True, help="HOST:PORT of the server.")
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        show_default=f"DIMINUENDO_SERVER, the context's, or {DEFAULT_TARGET}",
+        help="The server.",
+    ),
 ]
-Project = Annotated[str, typer.Option("--project", show_default=True, help="Project of the job.")]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        "--project", show_default="DIMINUENDO_PROJECT, the context's, or default", help="Project; list takes - for all."
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        metavar="CONTEXT",
+        show_default="DIMINUENDO_CONTEXT, or the current one",
+        help="Whom to call, by a name of `diminuendo config`.",
+    ),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Id or full name of the job.", show_default=False)]
 Output = Annotated[Literal["table", "json"], typer.Option("--output", show_default=True, help="How to write it.")]
 Delta = Annotated[
@@ -151,7 +174,22 @@ Bundle = Annotated[
     typer.Option("--bundle", metavar="DIR", help="In place of SOURCE: a folder with task.py.", show_default=False),
 ]
 
-SERVER = DEFAULT_TARGET
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Whom a command calls: each field is an option of `remote` commands."""
+
+    server: Server = None
+    project: Project = None
+    context: Context = None
+
+    def connect(self) -> Client:
+        """A client of the server that is asked for; what is wrong with the file of contexts is an error.
+
+        Raises:
+            InvalidArgumentError: See `contexts.resolve` and `Client`.
+        """
+        return connect(self.server, self.project, self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,25 +243,51 @@ class Wishes:
 
 def wishing(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each field of `Wishes`, in the place of its parameter `wishes`."""
-    names = [field.name for field in fields(Wishes)]
-    hints, own = get_type_hints(Wishes, include_extras=True), inspect.signature(command, eval_str=True)
+    return _with_options(command, "wishes", Wishes)
+
+
+def remote(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of `Remote`, in the place of its parameter `remote`."""
+    return _with_options(command, "remote", Remote)
+
+
+def _with_options(command: Callable[..., None], place: str, kind: type[Wishes | Remote]) -> Callable[..., None]:
+    """The command with an option for each field of `kind`, in the place of a parameter."""
+    names = [field.name for field in fields(kind)]
+    hints, own = get_type_hints(kind, include_extras=True), inspect.signature(command, eval_str=True)
     options = [
-        inspect.Parameter(f.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=f.default, annotation=hints[f.name])
-        for f in fields(Wishes)
+        inspect.Parameter(f.name, own.parameters[place].kind, default=f.default, annotation=hints[f.name])
+        for f in fields(kind)
     ]
-    parameters = [p for given in own.parameters.values() for p in (options if given.name == "wishes" else [given])]
+    parameters = [p for given in own.parameters.values() for p in (options if given.name == place else [given])]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        command(wishes=Wishes(**{name: given.pop(name) for name in names}), **given)
+        command(**{place: kind(**{name: given.pop(name) for name in names})}, **given)
 
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer makes options of it
     return run
 
 
-def connect(server: str, project: str) -> Client:
-    """A client of the server that was asked for."""
-    return Client(server, project=project)
+def connect(server: str | None = None, project: str | None = None, context: str | None = None) -> Client:
+    """A client of the server that is asked for, by options, the environment, or a context.
+
+    Where a variable of the environment takes the place of a named context's server, that is told on stderr.
+    """
+    from diminuendo.client.client import Client  # gRPC takes a while to import
+
+    found = contexts.resolve(server, project, context)
+    if context and found.origins["server"] == contexts.SERVER:
+        typer.echo(f"note: {contexts.SERVER}={found.server} is called, and not the server of {context}", err=True)
+    access = found.access
+    return Client(
+        found.server,
+        project=found.project,
+        token=access.token,
+        tls=access.tls,
+        ca_file=access.ca_file,
+        allow_insecure_token=access.allow_insecure_token,
+    )
 
 
 def moment(text: str | None) -> datetime | None:

@@ -14,13 +14,14 @@ from diminuendo.client.cli import options
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed now.")] = False,
     output: options.Output = "table",
-    server: options.Server = options.SERVER,
+    server: options.Server = None,
+    context: options.Context = None,
 ) -> None:
     """Remove what no job has referred to for as long as the server keeps it, a week unless it is set otherwise.
 
     Servers do this by themselves every now and then.
     """
-    with options.connect(server, "default") as client:
+    with options.connect(server, context=context) as client:
         found = client.collect_garbage(dry_run=dry_run)
     if output == "json":
         typer.echo(json.dumps(asdict(found)))

@@ -17,20 +17,22 @@ State = Literal["queued", "running", "pausing", "paused", "cancelling", "cancell
 _STATES = get_args(State)
 
 
-def watch(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+@options.remote
+def watch(name: options.Name, remote: options.Remote) -> None:
     """Follow a job until it has ended: exits 0 inside delta, 3 with nothing inside, 1 failed or cancelled."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         raise typer.Exit(report.follow_to_end(client.job(name), Console()))
 
 
+@options.remote
 def get(
     name: options.Name,
     output: options.Output = "table",
-    server: options.Server = options.SERVER,
-    project: options.Project = "default",
+    *,
+    remote: options.Remote,
 ) -> None:
     """Show a job."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.get(name)
     if output == "json":
         typer.echo(report.as_json(job))
@@ -38,6 +40,7 @@ def get(
         page(lambda console: console.print(report.job_table(job)))
 
 
+@options.remote
 def list_jobs(
     state: Annotated[
         list[str] | None,
@@ -55,12 +58,12 @@ def list_jobs(
         ),
     ] = "create_time desc",
     output: options.Output = "table",
-    server: options.Server = options.SERVER,
-    project: Annotated[str, typer.Option("--project", show_default=True, help="Project; - for all.")] = "default",
+    *,
+    remote: options.Remote,
 ) -> None:
     """List jobs, newest first or in another order."""
     states = [JobState(check_choice("state", word.lower(), State).upper()) for word in state or ()]
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         jobs = list(client.list(states=states, labels=options.labels_of(label or []), order_by=order_by))
     if output == "json":
         typer.echo(report.as_json(jobs))
@@ -68,38 +71,43 @@ def list_jobs(
         page(lambda console: console.print(report.jobs_table(jobs)))
 
 
-def cancel(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+@options.remote
+def cancel(name: options.Name, remote: options.Remote) -> None:
     """Ask for a job's end; prints its name and state."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.cancel(name)
     typer.echo(f"{job.name} {job.state.value}")
 
 
-def pause(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+@options.remote
+def pause(name: options.Name, remote: options.Remote) -> None:
     """Have nobody work on a job for a while; what was evaluated is kept. Prints its name and state."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.pause(name)
     typer.echo(f"{job.name} {job.state.value}")
 
 
-def resume(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+@options.remote
+def resume(name: options.Name, remote: options.Remote) -> None:
     """Go on with a paused job from its last step; prints its name and state."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.resume(name)
     typer.echo(f"{job.name} {job.state.value}")
 
 
+@options.remote
 def retry(
     name: options.Name,
     job_id: Annotated[str | None, typer.Option("--job-id", help="Id of the new job; the server chooses one.")] = None,
-    server: options.Server = options.SERVER,
-    project: options.Project = "default",
+    *,
+    remote: options.Remote,
 ) -> None:
     """Try a job again that failed or was cancelled, as a new job that remembers every evaluation; prints its name."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         typer.echo(client.retry(name, job_id=job_id).name)
 
 
+@options.remote
 def update(
     name: options.Name,
     label: Annotated[
@@ -114,8 +122,8 @@ def update(
     ] = None,
     deadline: options.Deadline = None,
     no_deadline: Annotated[bool, typer.Option("--no-deadline", help="Take the deadline away.")] = False,
-    server: options.Server = options.SERVER,
-    project: options.Project = "default",
+    *,
+    remote: options.Remote,
 ) -> None:
     """Set a job's labels, priority or deadline; prints its name and state.
 
@@ -123,7 +131,7 @@ def update(
     """
     end = options.moment(deadline)
     wanted, unwanted = options.labels_of(label or []), remove_label or []
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.job(name)
         if not wanted and not unwanted:
             info = job.update(priority=priority, deadline=end, no_deadline=no_deadline)
@@ -137,27 +145,29 @@ def update(
     typer.echo(f"{info.name} {info.state.value}")
 
 
-def delete(name: options.Name, server: options.Server = options.SERVER, project: options.Project = "default") -> None:
+@options.remote
+def delete(name: options.Name, remote: options.Remote) -> None:
     """Forget a job that has ended, with its log; downloaded results stay. Prints its name."""
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.job(name)
         job.delete()
     typer.echo(f"{job.name} deleted")
 
 
+@options.remote
 def download(
     name: options.Name,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder; default ./results/JOB.", show_default=False)
     ] = None,
-    server: options.Server = options.SERVER,
-    project: options.Project = "default",
+    *,
+    remote: options.Remote,
 ) -> None:
     """Fetch a job's result and show it; ends with the line `result: DIR`."""
     from diminuendo.client.display.folder import read_result
     from diminuendo.client.display.result import show_result
 
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.job(name)
         folder = job.download(out if out is not None else Path("results") / job.job_id)
     page(lambda console: show_result(console, read_result(folder)))

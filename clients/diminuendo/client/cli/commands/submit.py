@@ -10,6 +10,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.target import check_one
 
 
+@options.remote
 @options.wishing
 def submit(
     wishes: options.Wishes,
@@ -31,13 +32,13 @@ def submit(
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow it: exits 0 when delta or target is kept, 3 when not, 1 failed.")
     ] = False,
-    server: options.Server = options.SERVER,
-    project: options.Project = "default",
+    *,
+    remote: options.Remote,
 ) -> None:
     """Submit a network to a server; prints the job's name."""
     asked = wishes.arguments()
     check_one(source, bundle)
-    with options.connect(server, project) as client:
+    with remote.connect() as client:
         job = client.submit(
             source,
             bundle=bundle,
