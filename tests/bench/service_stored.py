@@ -26,6 +26,7 @@ from diminuendo.engine.search.drive import Done  # noqa: E402
 from diminuendo.engine.search.work import Work  # noqa: E402
 from diminuendo.engine.store import DirectoryStore  # noqa: E402
 from diminuendo.services.coordinator.attempts import AttemptLost  # noqa: E402
+from diminuendo.services.coordinator.bundles import Environment  # noqa: E402
 from diminuendo.services.coordinator.dispatcher import Accounts  # noqa: E402
 from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
 from diminuendo.services.coordinator.job import JobRunner  # noqa: E402
@@ -128,8 +129,11 @@ class _Executor:
     def take_losses(self) -> list[AttemptLost]:
         return []
 
-    def claim(self, claim: Claim) -> None:
+    def prioritise(self, priority: int) -> None:
         """It is alone."""
+
+    def run_in(self, environment: Environment) -> None:
+        """It is anything."""
 
     def accounts(self) -> Accounts:
         return Accounts()
