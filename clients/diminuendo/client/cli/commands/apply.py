@@ -13,6 +13,7 @@ from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.out import result_folder
 from diminuendo.client.cli.report import INTERRUPTED
 from diminuendo.client.cli.target import bundle_folder, inside
+from diminuendo.client.cli.words import names_of
 from diminuendo.client.display.folder import read_result
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
@@ -27,6 +28,7 @@ def apply(
     epochs: Annotated[int, typer.Option("--epochs", min=0, show_default=True, help="Epochs of fine-tuning.")] = 0,
     delta: options.Delta = "1.0",
     seed: options.Seed = 0,
+    export: options.Export = None,
     weights: options.Weights = None,
     data: options.Data = None,
     threads: options.Threads = 1,
@@ -54,6 +56,7 @@ def apply(
                         seed=seed,
                         threads=threads,
                         out=place,
+                        exports=names_of(export or ()),
                         on_work=status.update,
                     )
     except KeyboardInterrupt:
