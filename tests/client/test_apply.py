@@ -55,7 +55,7 @@ def test_a_plan_of_ones_own_becomes_a_result(run_here: Run) -> None:
     )
     assert last_line(again) == "result: tuned"
     assert Path("tuned/model.pt2").is_file()
-    assert json.loads(Path("tuned/certificate.json").read_text())["delta"] == 1
+    assert json.loads(Path("tuned/certificate.json").read_text())["delta"] == 2
 
 
 def test_a_bundle_is_a_target(run_here: Run, tmp_path: Path) -> None:
