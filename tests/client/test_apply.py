@@ -50,9 +50,8 @@ def test_a_plan_of_ones_own_becomes_a_result(run_here: Run) -> None:
     files = {path.name for path in Path("results/digits").iterdir()}
     assert files == {"model.safetensors", "plan.json", "profile.json", "certificate.json", "search.json"}
     assert len(list(load("results/digits").get_submodule("block3.conv2").children())) == 2
-    again = run_here(
-        "apply", "results/digits", "--to", "zoo:digits", "--epochs", "1", "--export", "pt2", "--out", "tuned"
-    )
+    wishes = ["--epochs", "1", "--delta", "2", "--export", "pt2"]
+    again = run_here("apply", "results/digits", "--to", "zoo:digits", *wishes, "--out", "tuned")
     assert last_line(again) == "result: tuned"
     assert Path("tuned/model.pt2").is_file()
     assert json.loads(Path("tuned/certificate.json").read_text())["delta"] == 2
