@@ -211,13 +211,13 @@ def resolve(
         choices = ((given, "option"), (environ.get(variable), variable), (kept, of_context))
         return next(((value, origin) for value, origin in choices if value), (default, "default"))
 
-    called, said = first(server, SERVER, chosen and chosen.server, DEFAULT_TARGET)
+    called, said = first(server, SERVER, chosen.server if chosen else None, DEFAULT_TARGET)
     own = chosen.access if chosen and chosen.server == called else Access()
     token, token_said = first(None, TOKEN, own.token, "")
     access = Access(
         token=token or None, tls=own.tls, ca_file=own.ca_file, allow_insecure_token=own.allow_insecure_token
     )
-    within, within_said = first(project, PROJECT, chosen and chosen.project, DEFAULT_PROJECT)
+    within, within_said = first(project, PROJECT, chosen.project if chosen else None, DEFAULT_PROJECT)
     origins = {"server": said, "project": within_said, "token": token_said}
     return Endpoint(called, within, access, origins, name)
 

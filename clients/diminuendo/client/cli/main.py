@@ -1,8 +1,7 @@
 """The entry point of `diminuendo`: the table of commands, and how every error ends.
 
 A command's module is imported only when it runs, so that `diminuendo --help` is quick and remote commands need
-neither the engine nor a cluster. Exit codes: 0 done, 1 a failure, 2 a user's mistake, 3 nothing inside delta
-or target, 130 interrupted.
+neither the engine nor a cluster. `EXIT_CODES` has the exit codes.
 """
 
 from __future__ import annotations
@@ -29,6 +28,15 @@ from diminuendo.client.oneline import one_line
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
+EXIT_CODES = {
+    0: "done; where a job was followed: a model keeps delta or target",
+    1: "a failure: of the job, the server, a file",
+    2: "a mistake in what was asked for; nothing was done",
+    3: "done, and no model keeps delta or target: the nearest is there",
+    130: "interrupted by Ctrl-C; a server's job goes on",
+}
+"""What each exit code says."""
+
 _MISTAKES = (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -46,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": (f"{_OWN}.jobs:watch", "Follow a job until it has ended."),
     "get": (f"{_OWN}.jobs:get", "Show a job."),
     "list": (f"{_OWN}.jobs:list_jobs", "List jobs, newest first."),
+    "logs": (f"{_OWN}.logs:logs", "Show a job's events, one a line."),
     "cancel": (f"{_OWN}.jobs:cancel", "Ask for a job's end."),
     "pause": (f"{_OWN}.jobs:pause", "Have nobody work on a job for a while."),
     "resume": (f"{_OWN}.jobs:resume", "Go on with a paused job."),
@@ -57,10 +66,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compress": (f"{_OWN}.compress:compress", "Compress a network here, without a server."),
     "profile": (f"{_OWN}.profile:profile", "Show what a network costs: params, size, MACs, memory, time."),
     "apply": (f"{_OWN}.apply:apply", "Put a plan into a network, without a search."),
+    "report": (f"{_OWN}.report:report", "Write a result as one HTML page."),
+    "compare": (f"{_OWN}.compare:compare", "Show results side by side."),
     "export": (f"{_OWN}.export:export", "Export a result as ONNX, .pt2 or TorchScript, fp16 or bf16."),
     "serve": (f"{_SERVICES}.serve.command:serve", "Run a whole server here: conductor, coordinator, evaluators."),
     "conductor": (f"{_SERVICES}.conductor.command:conductor", "Run a conductor."),
     "coordinator": (f"{_SERVICES}.coordinator.command:coordinator", "Run a coordinator and its evaluators."),
+    "config": (f"{_OWN}.config:config", "Name servers, and choose whom commands call."),
+    "completion": (f"{_OWN}.completion:completion", "Print what has a shell complete commands."),
     "version": (f"{_OWN}.version:version", "Show the version."),
 }
 """Where each command lives, and its line in the help."""
@@ -89,6 +102,8 @@ def load(name: str) -> Any:
         raise DiminuendoError(
             f"`diminuendo {name}` needs a part that is not installed ({error}); pip install 'diminuendo[{extra}]'"
         ) from error
+    if isinstance(found, typer.Typer):  # a command that has commands
+        return get_command(found)
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
     holder.command(name, help=COMMANDS[name][1] if not found.__doc__ else None)(found)
     return get_command(holder)
@@ -105,6 +120,7 @@ def _table() -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
+        epilog="\b\nExit codes:\n" + "\n".join(f"{code:>5}  {meaning}" for code, meaning in EXIT_CODES.items()),
     )
     for name, (_, line) in COMMANDS.items():
         app.command(name, help=line)(_placeholder)
@@ -126,6 +142,10 @@ app = _table()
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
+    if "_DIMINUENDO_COMPLETE" in os.environ:
+        from diminuendo.client.cli.complete import answer
+
+        sys.exit(answer())
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]  # wherever it stands

@@ -15,7 +15,7 @@ import typer
 
 from diminuendo.client import contexts
 from diminuendo.client.cli.words import budget_of, limits_of, names_of, ratios_of
-from diminuendo.client.config import DEFAULT_TARGET
+from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
 from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.types import DEFAULT_DELTA, JobInfo, JobState, check_delta, check_seed
 
@@ -269,7 +269,13 @@ def _with_options(command: Callable[..., None], place: str, kind: type[Wishes | 
     return run
 
 
-def connect(server: str | None = None, project: str | None = None, context: str | None = None) -> Client:
+def connect(
+    server: str | None = None,
+    project: str | None = None,
+    context: str | None = None,
+    *,
+    config: ClientConfig | None = None,
+) -> Client:
     """A client of the server that is asked for, by options, the environment, or a context.
 
     Where a variable of the environment takes the place of a named context's server, that is told on stderr.
@@ -283,6 +289,7 @@ def connect(server: str | None = None, project: str | None = None, context: str 
     return Client(
         found.server,
         project=found.project,
+        config=config,
         token=access.token,
         tls=access.tls,
         ca_file=access.ca_file,
