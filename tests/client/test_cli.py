@@ -503,7 +503,8 @@ def test_download_shows_the_tables_and_ends_with_the_folder(
     assert done.stdout.splitlines()[-1] == "result: results/recorded"
     assert "7.92x" in done.stdout
     assert "tucker2(8,16)" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "results/recorded").iterdir()) == sorted(recorded.files)
+    files = [*recorded.files, "report.html"]
+    assert sorted(path.name for path in (tmp_path / "results/recorded").iterdir()) == sorted(files)
     (tmp_path / "results/recorded/mine").touch()
     done = run_here("download", "recorded")
     one_error_line(done, "give another folder, or empty it")

@@ -14,6 +14,7 @@ from diminuendo.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 
 from diminuendo.client import links
 from diminuendo.client.errors import DownloadError, FolderNotEmptyError
+from diminuendo.client.report.write import REPORT, is_report
 from diminuendo.client.rpc import Connection
 from diminuendo.client.types import Artifact, ResultFile
 
@@ -43,7 +44,7 @@ def _check_name(file: ResultFile) -> None:
 
 
 def _check_folder(folder: Path, files: Sequence[ResultFile]) -> None:
-    """The folder may hold files of this very result and parts of them, and nothing else."""
+    """The folder may hold files of this very result and parts of them, a report, and nothing else."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -51,7 +52,7 @@ def _check_folder(folder: Path, files: Sequence[ResultFile]) -> None:
     expected = {file.name: file for file in files}
     parts = {_part(folder, file).name for file in files}
     for entry in sorted(folder.iterdir()):
-        if entry.name in parts:
+        if entry.name in parts or (entry.name == REPORT and is_report(entry)):
             continue
         file = expected.get(entry.name)
         if file is None or not entry.is_file() or _hash_of(entry).hexdigest() != file.sha256:

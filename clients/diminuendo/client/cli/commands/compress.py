@@ -21,6 +21,7 @@ from diminuendo.client.display.inline import InlineFeed
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View
+from diminuendo.client.report import write_beside
 from diminuendo.client.types import JobState, zoo_name
 
 _ELSEWHERE = "use a server: diminuendo submit"
@@ -126,5 +127,6 @@ def _run(view: View, task: Any, folder: Path, request: Mapping[str, Any]) -> Non
 
 def _finish(result: ResultFolder) -> int:
     page(lambda console: show_result(console, result, warnings=False))
+    write_beside(result.path)
     typer.echo(f"result: {result.path}")
     return options.SUCCEEDED if result.certificate.inside_delta else options.NOTHING_INSIDE

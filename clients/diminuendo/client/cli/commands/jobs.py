@@ -166,9 +166,11 @@ def download(
     """Fetch a job's result and show it; ends with the line `result: DIR`."""
     from diminuendo.client.display.folder import read_result
     from diminuendo.client.display.result import show_result
+    from diminuendo.client.report import write_beside
 
     with remote.connect() as client:
         job = client.job(name)
         folder = job.download(out if out is not None else Path("results") / job.job_id)
     page(lambda console: show_result(console, read_result(folder)))
+    write_beside(folder)
     typer.echo(f"result: {folder}")
