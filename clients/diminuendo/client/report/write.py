@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -91,10 +92,18 @@ def is_report(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _extra() -> Iterator[None]:
-    """Imports of what the extra brings; ReportUnavailableError where it is not installed."""
+    """Imports of what the extra brings; ReportUnavailableError where it is not installed.
+
+    matplotlib logs a warning where it makes its cache of fonts: it is nothing that a person has to know.
+    """
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     except ModuleNotFoundError as error:
         raise ReportUnavailableError(
             f"a report needs {error.name}, which is not installed; pip install 'diminuendo[report]'"
         ) from error
+    finally:
+        logger.setLevel(before)
