@@ -292,6 +292,12 @@ class _Artifacts(artifact_service_pb2_grpc.ArtifactServiceServicer):
         return artifact_service_pb2.WriteArtifactResponse(offset=len(held), complete=len(held) == size)
 
 
+def serve(fake: FakeServer, server: grpc.Server) -> None:
+    """Have a server answer as the scripted one does."""
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(fake), server)
+    artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(_Artifacts(fake), server)
+
+
 @pytest.fixture(autouse=True)
 def nobodys_contexts(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """No context of whoever runs the tests: the file is another one, which is not there yet."""
@@ -307,8 +313,7 @@ def fake() -> Iterator[FakeServer]:
     """A scripted server on a free port."""
     fake = FakeServer()
     server = grpc.server(futures.ThreadPoolExecutor(8))
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(fake), server)
-    artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(_Artifacts(fake), server)
+    serve(fake, server)
     fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     yield fake

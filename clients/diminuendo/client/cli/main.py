@@ -29,7 +29,7 @@ from diminuendo.client.oneline import one_line
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 EXIT_CODES = {
-    0: "done; where a job was followed: a model keeps delta or target",
+    0: "done; of a compression: a model keeps delta or target",
     1: "a failure: of the job, the server, a file",
     2: "a mistake in what was asked for; nothing was done",
     3: "done, and no model keeps delta or target: the nearest is there",

@@ -31,7 +31,7 @@ _KINDS: dict[type[Event], str] = {
     StepCommitted: "step_committed",
     EvaluationFinished: "evaluation_finished",
     AttemptLost: "attempt_lost",
-    WarningRaised: "warning_raised",
+    WarningRaised: "warning",
     Leased: "leased",
     Updated: "updated",
 }
@@ -130,8 +130,8 @@ def _update(event: Updated) -> str:
 
 
 def _json(event: Event) -> str:
-    """One line, with the fields' names as in the event's class, and its kind."""
-    return json.dumps({"kind": _kind(event), **asdict(event)}, default=_plain)
+    """One line, with the fields' names as in the event's class; `event` is its kind, which some have a field for."""
+    return json.dumps({"event": _kind(event), **asdict(event)}, default=_plain)
 
 
 def _plain(value: object) -> str:
