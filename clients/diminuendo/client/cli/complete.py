@@ -22,7 +22,6 @@ from typer.main import get_command
 
 from diminuendo.client.oneline import one_line
 
-VARIABLE = "_DIMINUENDO_COMPLETE"
 _CONNECT_S, _ANSWER_S, _MOST = 0.5, 1.0, 50
 _SAFE = re.compile(r"[\w./:?=@%+,*-]+")
 """What no shell makes anything else of."""
