@@ -59,6 +59,8 @@ def offered(line: str) -> list[str]:
         ("diminuendo list --state s", ["succeeded"]),
         ("diminuendo profile zoo:resnet50", ["zoo:resnet50", "<dir>"]),
         ("diminuendo check ", ["<dir>"]),
+        ("diminuendo report ", ["<dir>"]),
+        ("diminuendo compare a b ", ["<dir>"]),
         ("diminuendo apply plan.json --to zoo:vgg", ["zoo:vgg19", "<dir>"]),
         ("diminuendo completion ", ["bash", "zsh", "fish"]),
         ("diminuendo completion bash ", []),
@@ -101,11 +103,13 @@ def test_jobs_and_contexts_are_offered(
     assert offered("diminuendo get projects/default/jobs/y") == ["projects/default/jobs/young"]
     assert offered("diminuendo cancel ") == ["young"], "one that has ended cannot be cancelled"
     assert offered("diminuendo download ") == ["recorded"]
+    assert offered("diminuendo report ") == ["recorded", "<dir>"]
     offered("diminuendo get --project vision ")
     assert fake.asked(job_service_pb2.ListJobsRequest)[-1].parent == "projects/vision"
     assert offered("diminuendo get --context th") == ["there"]
     assert offered("diminuendo config use ") == ["here", "there"]
     monkeypatch.setenv("DIMINUENDO_SERVER", "127.0.0.1:1")
+    assert offered("diminuendo report ") == ["<dir>"], "a server that is away does not hide folders"
     assert offered(f"diminuendo get --server {fake.target} re") == ["recorded"]
 
 

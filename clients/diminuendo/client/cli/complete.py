@@ -20,6 +20,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
+from diminuendo.client.errors import DiminuendoError
 from diminuendo.client.oneline import one_line
 
 _CONNECT_S, _ANSWER_S, _MOST = 0.5, 1.0, 50
@@ -159,8 +160,10 @@ def _values(parameter: Any, ctx: Any, incomplete: str) -> list[Row]:
     if metavar.startswith("<"):  # <queued|running|...>
         return [Row(value) for value in metavar[1:-1].split("|")]
     end = "=" if "=" in metavar else ""
-    words = re.findall("[A-Z]+", metavar.partition("=")[0])
-    rows = itertools.chain.from_iterable(_GIVERS[word](ctx, incomplete) for word in words if word in _GIVERS)
+    rows: list[Row] = []
+    for word in dict.fromkeys(re.findall("[A-Z]+", metavar.partition("=")[0])):
+        with contextlib.suppress(DiminuendoError, OSError):  # one that cannot be asked does not silence the others
+            rows += _GIVERS[word](ctx, incomplete) if word in _GIVERS else ()
     return [Row(row.value + end, row.help, row.kind) for row in rows]
 
 
@@ -172,6 +175,7 @@ _STATES = {
     "retry": ("cancelled", "failed"),
     "delete": ("cancelled", "succeeded", "failed"),
     "download": ("succeeded",),
+    "report": ("succeeded",),
 }
 """Jobs that a command can do something with; all, where it is not here."""
 
