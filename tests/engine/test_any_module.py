@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.engine.kinds import computed, flows, hub, layers, networks, refused, weights
 from tests.engine.kinds.entry import Entry
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
 from diminuendo.engine import tree
@@ -29,14 +30,6 @@ from diminuendo.engine.survey.partial import Ending
 from diminuendo.engine.survey.trial import tensors_of
 
 TABLE = (*layers.ENTRIES, *weights.ENTRIES, *computed.ENTRIES, *flows.ENTRIES, *networks.ENTRIES, *hub.ENTRIES)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tests.engine import tasks
 from tests.engine.tasks import held
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
 from diminuendo.engine import Compressed, Task, compress, load, tree, weights
@@ -18,14 +19,6 @@ from diminuendo.engine.gather import evaluation
 from diminuendo.engine.score import outputs_of, scores_of
 
 DELTA = 5.0
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def outcome(task: Task, out: Path | None = None) -> Compressed:

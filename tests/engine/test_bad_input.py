@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from tests.engine.datasets import Items, Pairs, Raising
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,14 +18,6 @@ from diminuendo.engine import Metric, Recipe, Samples, SetMetric, Task, compress
 from diminuendo.engine.search.session import Step
 from diminuendo.engine.task import TOP1
 from diminuendo.engine.workbench import UserCodeError
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Held(nn.Sequential):

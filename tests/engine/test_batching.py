@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tests.engine import tasks
 from tests.engine.tasks import held
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
 from diminuendo.engine import Metric, Samples, SetMetric, Task, batching
 from diminuendo.engine.task import TOP1, AnyMetric
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def samples(count: int = batching.SAMPLES) -> Samples:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import f1_score
 from tests.engine import tasks
 from tests.engine.tasks import held
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 
 from diminuendo.engine import Metric, Recipe, Samples, SetMetric, Task, metrics, tree, weights, zoo
@@ -33,14 +34,6 @@ from diminuendo.engine.store import DirectoryStore
 from diminuendo.engine.workbench import UserCodeError, Workbench
 
 SOURCE = "task:own"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Bench:

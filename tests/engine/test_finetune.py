@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tests.engine.tasks import held
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,14 +19,6 @@ from diminuendo.engine.task import Recipe, Samples, Task, TaskError
 from diminuendo.engine.teacher import FEW_COPIES, MAX_COPIES, Teacher, distillation
 
 RECIPE = Recipe(rate=0.1, batch_size=16, weight_decay=0.0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def problem(seed: int = 0) -> tuple[nn.Sequential, Samples]:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from tests.engine import tasks
 from tests.engine.tasks import held
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -33,14 +34,6 @@ from diminuendo.engine.workbench import Workbench
 
 FLAT = Numerics("float32", bf16=False, channels_last=False)
 COUNT = 256
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network() -> nn.Sequential:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from tests.engine.threads import one_thread  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,14 +23,6 @@ from diminuendo.engine.tryout import choice, fastest, ways
 PLAIN = Numerics("float32", bf16=False, channels_last=True)
 CONTIGUOUS = Numerics("float32", bf16=False, channels_last=False)
 NARROW = Numerics("float32", bf16=True, channels_last=True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network() -> nn.Sequential:

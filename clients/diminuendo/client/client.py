@@ -6,7 +6,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -110,10 +110,7 @@ class Client:
             project=within,
             timeout_s=timeout_s,
             config=config,
-            token=access.token,
-            tls=access.tls,
-            ca_file=access.ca_file,
-            allow_insecure_token=access.allow_insecure_token,
+            **asdict(access),
         )
 
     @property

@@ -25,7 +25,7 @@ import os
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +214,7 @@ def resolve(
     called, said = first(server, SERVER, chosen.server if chosen else None, DEFAULT_TARGET)
     own = chosen.access if chosen and chosen.server == called else Access()
     token, token_said = first(None, TOKEN, own.token, "")
-    access = Access(
-        token=token or None, tls=own.tls, ca_file=own.ca_file, allow_insecure_token=own.allow_insecure_token
-    )
+    access = replace(own, token=token or None)
     within, within_said = first(project, PROJECT, chosen.project if chosen else None, DEFAULT_PROJECT)
     origins = {"server": said, "project": within_said, "token": token_said}
     return Endpoint(called, within, access, origins, name)

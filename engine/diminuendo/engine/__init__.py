@@ -7,9 +7,10 @@ take the name's place.
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diminuendo.engine.lazily import import_on_use
 
 if TYPE_CHECKING:
     from diminuendo.engine.application import apply
@@ -54,11 +55,5 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 """torch reads it at its first allocation: large tensors then come in huge pages, where the system leaves that to
 programs. On CPUs a tuning step takes 0.9 of the time, and half where memory was given back before it."""
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = import_on_use(__name__, _HOMES, globals())
+"""Public names are imported on first use."""

@@ -146,6 +146,27 @@ def check_file(path: Path, sha256: str) -> None:
         raise ValueError(f"{path.name}: the content's sha256 is {found}, not {sha256}")
 
 
+def write_whole(path: Path, write: Callable[[BinaryIO], object], *, mode: int | None = None) -> None:
+    """Have a file appear whole or not at all: written beside, synced, renamed.
+
+    Args:
+        write: Writes the content.
+        mode: Who may read it; None: its owner.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 class DirectoryStore:
     """A SharedStore in a directory: ``root/ab/abcdef...``.
 
@@ -185,16 +206,7 @@ class DirectoryStore:
                 return
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, write)
 
     def get(self, sha256: str) -> bytes:
         """The content, checked against its sha256."""

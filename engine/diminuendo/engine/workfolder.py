@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.session import Session, StateError, Step
 from diminuendo.engine.search.state import Request
 from diminuendo.engine.search.work import answer_from_bytes, answer_to_bytes, artifacts_of
-from diminuendo.engine.store import DirectoryStore
+from diminuendo.engine.store import DirectoryStore, write_whole
 from diminuendo.engine.task import TaskError
 
 STATE = "state"
@@ -76,7 +74,7 @@ class WorkFolder:
     def record(self, done: Done) -> None:
         """Keep an outcome before it is used, but for a failure."""
         if not done.remembered and done.answer.kind != "failed":
-            self._write(self._answers / done.work.key, answer_to_bytes(done.answer))
+            write_whole(self._answers / done.work.key, lambda file: file.write(answer_to_bytes(done.answer)))
         if self._on_done:
             self._on_done(done)
 
@@ -84,23 +82,10 @@ class WorkFolder:
         """Keep the search's state, unless it has ended."""
         state = session.dump()
         if state:
-            self._write(self.folder / STATE, state)
+            write_whole(self.folder / STATE, lambda file: file.write(state))
         if self._on_step:
             self._on_step(step)
 
     def stopped(self) -> bool:
         """Never: who wants it to stop raises in a listener."""
         return False
-
-    @staticmethod
-    def _write(path: Path, content: bytes) -> None:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".put-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise

@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -285,15 +285,11 @@ def connect(
     found = contexts.resolve(server, project, context)
     if context and found.origins["server"] == contexts.SERVER:
         typer.echo(f"note: {contexts.SERVER}={found.server} is called, and not the server of {context}", err=True)
-    access = found.access
     return Client(
         found.server,
         project=found.project,
         config=config,
-        token=access.token,
-        tls=access.tls,
-        ca_file=access.ca_file,
-        allow_insecure_token=access.allow_insecure_token,
+        **asdict(found.access),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diminuendo.engine.lazily import import_on_use
 
 if TYPE_CHECKING:
     from diminuendo.engine.bundle.archive import BundleError
@@ -13,11 +14,5 @@ __all__ = ["FILE", "BundleError", "imported", "load", "loaded"]
 
 _HOMES = {"BundleError": "archive", "FILE": "loading", "imported": "loading", "load": "loading", "loaded": "loading"}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name on first use: who only reads archives needs no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = import_on_use(__name__, _HOMES, globals())
+"""Public names are imported on first use: who only reads archives needs no torch."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from diminuendo.engine.exports.sealed import measure_on
 from diminuendo.engine.loading import load, read_plan
 from diminuendo.engine.modules import with_forward
 from diminuendo.engine.plan import PlanError
+from diminuendo.engine.store import write_whole
 from diminuendo.engine.task import Task, TaskError
 from diminuendo.engine.usercode import UserCodeError
 from diminuendo.engine.workbench import Workbench
@@ -213,12 +212,5 @@ def _record(folder: Path, made: Sequence[Exported]) -> None:
     exports = certificate.get("exports")
     known = exports if isinstance(exports, dict) else {}
     certificate["exports"] = known | {each.form: each.entry() for each in made}
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".put-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(certificate, indent=2, allow_nan=False) + "\n")
-        os.chmod(temporary, path.stat().st_mode)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    content = (json.dumps(certificate, indent=2, allow_nan=False) + "\n").encode()
+    write_whole(path, lambda file: file.write(content), mode=path.stat().st_mode)

@@ -9,8 +9,6 @@ import re
 import warnings
 from collections.abc import Iterator
 
-import torch
-
 from diminuendo.engine.exports.forms import INSTALL, Form, FormError
 from diminuendo.engine.plan import PlanError
 from diminuendo.engine.task import TaskError
@@ -109,8 +107,3 @@ def quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is about memory, and so no matter of the form."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)

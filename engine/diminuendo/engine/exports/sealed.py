@@ -11,9 +11,7 @@ from torch import nn
 from diminuendo.engine.exports.checking import COMPARED
 from diminuendo.engine.exports.forms import Exported, parse_all
 from diminuendo.engine.exports.making import Measure, Measured, make
-from diminuendo.engine.score import value_of_metric
 from diminuendo.engine.store import ArtifactStore
-from diminuendo.engine.usercode import user_code
 from diminuendo.engine.workbench import Workbench
 
 
@@ -22,9 +20,7 @@ def measure_on(bench: Workbench) -> Measure:
     metric = bench.task.metric
 
     def value(network: nn.Module) -> float:
-        values = bench.measure(network, bench.sealed_half)[0]
-        with user_code(f"metric {metric.name!r}"):
-            return value_of_metric(metric, values)
+        return bench.value_of(bench.measure(network, bench.sealed_half)[0])
 
     original = value(bench.model)
 

@@ -9,7 +9,6 @@ import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -90,11 +89,3 @@ def _random(dtype: torch.dtype, shape: list[int], top: int, generator: torch.Gen
         return torch.randn(shape, generator=generator).to(dtype)
     high = 2 if dtype == torch.bool else max(1, top)
     return torch.randint(0, high, shape, generator=generator).to(dtype)
-
-
-def flat(value: Any) -> list[Tensor]:
-    """The tensors of what a network gives, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [tensor for item in items for tensor in flat(item)]

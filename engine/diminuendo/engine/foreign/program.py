@@ -16,9 +16,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind, TensorArgument
 from torch.utils import _pytree
 
+from diminuendo.engine import tree
 from diminuendo.engine.foreign.builder import Builder, parameter
 from diminuendo.engine.foreign.fixed import SAMPLES, Rebatching, Repeated, Trial, is_recurrent
-from diminuendo.engine.foreign.inputs import Imported, NetworkInput, flat, random_inputs
+from diminuendo.engine.foreign.inputs import Imported, NetworkInput, random_inputs
 from diminuendo.engine.foreign.lift import Lifter, without_effect
 from diminuendo.engine.foreign.verify import first_line, fixed_batch
 from diminuendo.engine.task import TaskError
@@ -97,7 +98,7 @@ def _reference(program: ExportedProgram) -> Any:
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         given = list(inputs)
         positional, named = _structure(program, given)
-        return flat(_plain(module(*positional, **named)))
+        return list(tree.leaves(_plain(module(*positional, **named))))
 
     return run
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diminuendo.engine.foreign.inputs import Imported, flat, random_inputs
+from diminuendo.engine import tree
+from diminuendo.engine.foreign.inputs import Imported, random_inputs
 from diminuendo.engine.task import TaskError
 
 TOLERANCE = 1e-3
@@ -42,7 +43,7 @@ def check(found: Imported, path: Path) -> None:
 def _run(found: Imported, inputs: list[Tensor], path: Path) -> list[Tensor]:
     try:
         with torch.no_grad():
-            return flat(found.network(*inputs))
+            return list(tree.leaves(found.network(*inputs)))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise TaskError(
             f"model: {path}: the imported network cannot be run on {len(inputs[0])} samples ({first_line(error)}); "

@@ -66,9 +66,8 @@ def to_request(spec: job_pb2.JobSpec) -> Request:
 
 def source_of(spec: job_pb2.JobSpec) -> str:
     """The source as the engine names it: ``zoo:NAME`` or ``bundle:SHA256``."""
-    if spec.WhichOneof("source") == "bundle":
-        return f"{BUNDLE}{spec.bundle.rpartition('/')[2]}"
-    return f"zoo:{spec.zoo}"
+    sha256 = bundle_of(spec)
+    return f"zoo:{spec.zoo}" if sha256 is None else f"{BUNDLE}{sha256}"
 
 
 def bundle_of(spec: job_pb2.JobSpec) -> str | None:

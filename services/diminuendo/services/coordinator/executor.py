@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.attempts import AttemptLost
-from diminuendo.services.coordinator.bundles import Environment
+from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.cluster import Cluster
 from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Limits, Post
 from diminuendo.services.coordinator.ledger import Stats
@@ -124,6 +124,7 @@ class JobExecutor:
         """Take part under a claim."""
         self._shared, self._dispatcher = shared, dispatcher
         self._post = Post()
+        self._environment = COMMON
         self.claim(claim)
 
     @property
@@ -148,7 +149,7 @@ class JobExecutor:
 
     def run_in(self, environment: Environment) -> None:
         """Have its works, from the next one on, run in an environment."""
-        self.claim(replace(self._claim, environment=environment))
+        self._environment = environment
 
     def claim(self, claim: Claim) -> None:
         """Change what it may have."""
@@ -157,8 +158,8 @@ class JobExecutor:
 
     def submit(self, work: Work) -> None:
         """Put the work in line; it starts as soon as it is its turn and an evaluator is free."""
-        claim = self._claim
-        self._dispatcher.post(lambda: self._dispatcher.submit(claim.job, work, claim.environment))
+        environment = self._environment
+        self._dispatcher.post(lambda: self._dispatcher.submit(self._claim.job, work, environment))
 
     def wait(self, timeout_s: float) -> list[Done]:
         """Block until at least one work is done, or the time is over.

@@ -8,7 +8,7 @@ from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Work
 from diminuendo.services.coordinator.attempts import Loss
-from diminuendo.services.coordinator.install import refused
+from diminuendo.services.coordinator.install import last_line, refused
 
 MAX_ATTEMPTS = 3
 
@@ -18,8 +18,7 @@ def loss_of(error: BaseException) -> Loss:
     if isinstance(error, ray.exceptions.RuntimeEnvSetupError):
         return Loss("EVALUATOR_LOST", refused(str(error)), str(error))
     if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
-        last = str(error).strip().splitlines()[-1].strip()  # of the traceback: what was raised
-        return Loss("EVALUATOR_LOST", f"the evaluator cannot start: {last[:500]}", str(error))
+        return Loss("EVALUATOR_LOST", f"the evaluator cannot start: {last_line(error)[:500]}", str(error))
     detail = " ".join(str(error).split())
     if isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage threshold" in detail:
         return Loss("OUT_OF_MEMORY", f"Ray ended the evaluator, because the node ran out of memory: {detail[:500]}")

@@ -65,7 +65,7 @@ def install(environment: Environment, stopped: Callable[[], bool]) -> None:
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise RequirementsError(refused(str(error))) from error
     except ray.exceptions.RayActorError as error:
-        raise RequirementsError(f"requirements.txt: with its packages no process starts: {_last(error)}") from error
+        raise RequirementsError(f"requirements.txt: with its packages no process starts: {last_line(error)}") from error
     finally:
         ray.kill(trial, no_restart=True)
     log.info("installed", bundle=environment.bundle)
@@ -78,7 +78,8 @@ class _Trial:
         """It has."""
 
 
-def _last(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
+    """Of a traceback that Ray tells: what was raised."""
     return str(error).strip().splitlines()[-1].strip()
 
 

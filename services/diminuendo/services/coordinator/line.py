@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from diminuendo.services.coordinator.bundles import COMMON, Environment
-
 STAY_S = 60.0
 """How far ahead of its fair share, in seconds of everybody's work, a job may come because evaluators stay with it."""
 
@@ -45,7 +43,6 @@ class Claim:
         weight: Of the project, relative to others'; of several that its jobs say, the newest counts.
         priority: Higher ones go first inside the project.
         most: Most works at a time; None: as many as there are evaluators.
-        environment: What its works run in; evaluators of another one are started again for them.
     """
 
     job: str
@@ -53,7 +50,6 @@ class Claim:
     weight: float = 1.0
     priority: int = 0
     most: int | None = None
-    environment: Environment = COMMON
 
 
 @dataclass(slots=True)

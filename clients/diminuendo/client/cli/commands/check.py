@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from diminuendo.client.cli import options
 from diminuendo.client.cli.engine import engine, mistakes
 from diminuendo.client.cli.main import MISTAKE
 from diminuendo.client.cli.outside import Outside
+from diminuendo.client.cli.target import inside
 from diminuendo.client.display.page import page
 from diminuendo.client.oneline import one_line
 
@@ -57,19 +56,14 @@ def check(
 @contextlib.contextmanager
 def _unpacked(folder: Path) -> Iterator[tuple[Path, Packed]]:
     """What evaluators would have: a copy of what is packed, as working folder. Its output goes to stderr."""
-    before = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="diminuendo-check-") as scratch:
         archive = Path(scratch) / "bundle.tar"
         packed = pack(folder, archive)
         copy = Path(scratch).resolve() / "bundle"
         with mistakes():
             engine("bundle.archive").unpack(archive, copy)
-        os.chdir(copy)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                yield copy, packed
-        finally:
-            os.chdir(before)
+        with inside(copy):
+            yield copy, packed
 
 
 @contextlib.contextmanager

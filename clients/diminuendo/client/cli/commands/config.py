@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +110,7 @@ def show(
         rows: dict[str, Any] = {"context": name, **_shown(found.get(name))}
     else:
         now = contexts.resolve()
-        whole = Context(server=now.server, project=now.project, **_fields(now.access))
+        whole = Context(server=now.server, project=now.project, **asdict(now.access))
         rows = {"context": now.context, **_shown(whole), "origins": dict(now.origins)}
     rows["file"] = str(found.path)
     if output == "json":
@@ -147,10 +147,6 @@ def _token(file: Path) -> str:
         return check_token((sys.stdin.read() if str(file) == "-" else file.read_text()).strip())
     except UnicodeDecodeError:
         raise InvalidArgumentError.of("token_file", f"{file} is no text; give a file with the token alone") from None
-
-
-def _fields(access: Any) -> dict[str, Any]:
-    return {name: getattr(access, name) for name in ("token", "tls", "ca_file", "allow_insecure_token")}
 
 
 def _shown(context: Context) -> dict[str, Any]:
