@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -119,6 +120,30 @@ def test_a_loaders_workers_are_spawned_and_closed(tmp_path: Path) -> None:
     assert found.inputs.tolist() == [[index, 1] for index in range(6)]
     assert isinstance(loader, DataLoader)
     assert loader.multiprocessing_context is None
+
+
+def test_a_worker_gets_the_bundle_that_its_dataset_is_of_and_no_other(tmp_path: Path) -> None:
+    other, own = tmp_path / "other", tmp_path / "own"
+    for folder, text in ((other, "import torch"), (own, "from beside import Own")):
+        folder.mkdir()
+        (folder / "task.py").write_text(
+            f"{text}\n"
+            "def task():\n"
+            "    import torch, diminuendo.engine as engine\n"
+            "    from torch.utils.data import DataLoader\n"
+            "    data = [(torch.zeros(2), 0)] if 'Own' not in globals() else Own()\n"
+            "    loader = DataLoader(data, batch_size=1, num_workers=1)\n"
+            "    return engine.Task(torch.nn.Linear(2, 2), loader, loader)\n"
+        )
+    (own / "beside.py").write_text(
+        "import torch\nfrom torch.utils.data import Dataset\n"
+        "class Own(Dataset):\n"
+        "    def __len__(self):\n        return 3\n"
+        "    def __getitem__(self, index):\n        return torch.full((2,), index), index\n"
+    )
+    bundle.load(other)
+    shutil.rmtree(other)
+    assert read(training(bundle.load(own).train, 64)).targets.tolist() == [0, 1, 2]
 
 
 def test_a_dataset_that_augments_is_streamed_through_its_workers() -> None:

@@ -7,6 +7,7 @@ with threads (of gRPC, of Ray, of torch) cannot be forked safely.
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -253,11 +254,27 @@ class _Sent:
         self._value = value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (bundle.loaded(), bytes(ForkingPickler.dumps(self._value)))
+        written = io.BytesIO()
+        pickler = _Named(written)
+        pickler.dump(self._value)
+        return _received, (bundle.holding(pickler.modules), written.getvalue())
+
+
+class _Named(ForkingPickler):
+    """Notes of which modules the classes and functions of what it writes are."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(module := getattr(value, "__module__", None), str):
+            self.modules.add(module)
+        return NotImplemented
 
 
 def _received(bundles: tuple[str, ...], value: bytes) -> Any:
-    """The value, in the worker, with the bundles' modules that it may be of."""
+    """The value, in the worker, with the bundles' modules that it is of."""
     for path in bundles:
         bundle.imported(path)
     return pickle.loads(value)  # noqa: S301 - from the process that started this one

@@ -8,11 +8,11 @@ from diminuendo.engine.lazily import import_on_use
 
 if TYPE_CHECKING:
     from diminuendo.engine.bundle.archive import BundleError
-    from diminuendo.engine.bundle.loading import FILE, imported, load, loaded
+    from diminuendo.engine.bundle.loading import FILE, holding, imported, load
 
-__all__ = ["FILE", "BundleError", "imported", "load", "loaded"]
+__all__ = ["FILE", "BundleError", "holding", "imported", "load"]
 
-_HOMES = {"BundleError": "archive", "FILE": "loading", "imported": "loading", "load": "loading", "loaded": "loading"}
+_HOMES = {"BundleError": "archive", "FILE": "loading", "holding": "loading", "imported": "loading", "load": "loading"}
 
 __getattr__ = import_on_use(__name__, _HOMES, globals())
 """Public names are imported on first use: who only reads archives needs no torch."""

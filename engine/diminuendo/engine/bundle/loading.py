@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -64,10 +64,11 @@ def _task_of(path: Path) -> Task:
     return task
 
 
-def loaded() -> tuple[str, ...]:
-    """Paths of the ``task.py`` of the bundles that were loaded in this process."""
-    modules = [module for name, module in sys.modules.items() if name.startswith(BUNDLES)]
-    return tuple(str(module.__file__) for module in modules)
+def holding(modules: Iterable[str]) -> tuple[str, ...]:
+    """Paths of the ``task.py`` of the bundles, loaded in this process, that these modules are of."""
+    files = [Path(file) for name in modules if (file := getattr(sys.modules.get(name), "__file__", None)) is not None]
+    tasks = [Path(str(module.__file__)) for name, module in sys.modules.items() if name.startswith(BUNDLES)]
+    return tuple(str(task) for task in tasks if any(file.is_relative_to(task.parent) for file in files))
 
 
 def imported(path: str) -> None:
