@@ -6,6 +6,7 @@ the lease's epoch, and a write with an older epoch is refused with FAILED_PRECON
 """
 
 from collections import abc as _abc
+from diminuendo.v1 import cluster_service_pb2 as _cluster_service_pb2
 from diminuendo.v1 import job_pb2 as _job_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -22,6 +23,47 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class ReportClusterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    leaving: _builtins.bool
+    """True: the coordinator stops, and is to be forgotten."""
+    @_builtins.property
+    def coordinator(self) -> _cluster_service_pb2.Coordinator:
+        """All of it, as it is now."""
+
+    def __init__(
+        self,
+        *,
+        coordinator: _cluster_service_pb2.Coordinator | None = ...,
+        leaving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "leaving", b"leaving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportClusterRequest: _TypeAlias = ReportClusterRequest  # noqa: Y015
+
+@_typing.final
+class ReportClusterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportClusterResponse: _TypeAlias = ReportClusterResponse  # noqa: Y015
 
 @_typing.final
 class LeaseJobRequest(_message.Message):

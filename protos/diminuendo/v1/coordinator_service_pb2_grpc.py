@@ -69,6 +69,11 @@ class CoordinatorServiceStub(object):
                 request_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReleaseJobRequest.SerializeToString,
                 response_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReleaseJobResponse.FromString,
                 _registered_method=True)
+        self.ReportCluster = channel.unary_unary(
+                '/diminuendo.v1.CoordinatorService/ReportCluster',
+                request_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportClusterRequest.SerializeToString,
+                response_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportClusterResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServiceServicer(object):
@@ -127,6 +132,13 @@ class CoordinatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportCluster(self, request, context):
+        """Tells what the coordinator's cluster is made of and does; asked when that has changed, and every 5 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +176,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.ReleaseJob,
                     request_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReleaseJobRequest.FromString,
                     response_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReleaseJobResponse.SerializeToString,
+            ),
+            'ReportCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCluster,
+                    request_deserializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportClusterRequest.FromString,
+                    response_serializer=diminuendo_dot_v1_dot_coordinator__service__pb2.ReportClusterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +372,33 @@ class CoordinatorService(object):
             '/diminuendo.v1.CoordinatorService/ReleaseJob',
             diminuendo_dot_v1_dot_coordinator__service__pb2.ReleaseJobRequest.SerializeToString,
             diminuendo_dot_v1_dot_coordinator__service__pb2.ReleaseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/diminuendo.v1.CoordinatorService/ReportCluster',
+            diminuendo_dot_v1_dot_coordinator__service__pb2.ReportClusterRequest.SerializeToString,
+            diminuendo_dot_v1_dot_coordinator__service__pb2.ReportClusterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class CoordinatorServiceStub:
     """
     ReleaseJob: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReleaseJobRequest, _coordinator_service_pb2.ReleaseJobResponse]
     """Ends the lease, and with an outcome the job."""
+    ReportCluster: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReportClusterRequest, _coordinator_service_pb2.ReportClusterResponse]
+    """Tells what the coordinator's cluster is made of and does; asked when that has changed, and every 5 s."""
 
 @_typing.type_check_only
 class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
@@ -77,6 +79,8 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """
     ReleaseJob: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReleaseJobRequest, _coordinator_service_pb2.ReleaseJobResponse]  # type: ignore[assignment]
     """Ends the lease, and with an outcome the job."""
+    ReportCluster: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ReportClusterRequest, _coordinator_service_pb2.ReportClusterResponse]  # type: ignore[assignment]
+    """Tells what the coordinator's cluster is made of and does; asked when that has changed, and every 5 s."""
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -140,5 +144,13 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.ReleaseJobResponse, _abc.Awaitable[_coordinator_service_pb2.ReleaseJobResponse]]:
         """Ends the lease, and with an outcome the job."""
+
+    @_abc_1.abstractmethod
+    def ReportCluster(
+        self,
+        request: _coordinator_service_pb2.ReportClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.ReportClusterResponse, _abc.Awaitable[_coordinator_service_pb2.ReportClusterResponse]]:
+        """Tells what the coordinator's cluster is made of and does; asked when that has changed, and every 5 s."""
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -154,6 +154,32 @@ STAGE_DONE: Stage.ValueType  # 6
 """The result is ready."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
+class _EvaluatorState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EvaluatorStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EvaluatorState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVALUATOR_STATE_UNSPECIFIED: _EvaluatorState.ValueType  # 0
+    EVALUATOR_STATE_STARTING: _EvaluatorState.ValueType  # 1
+    """Its process is being started."""
+    EVALUATOR_STATE_IDLE: _EvaluatorState.ValueType  # 2
+    EVALUATOR_STATE_BUSY: _EvaluatorState.ValueType  # 3
+    EVALUATOR_STATE_LOST: _EvaluatorState.ValueType  # 4
+    """Its process is gone, or cannot be started; another is tried."""
+
+class EvaluatorState(_EvaluatorState, metaclass=_EvaluatorStateEnumTypeWrapper):
+    """What an evaluator does."""
+
+EVALUATOR_STATE_UNSPECIFIED: EvaluatorState.ValueType  # 0
+EVALUATOR_STATE_STARTING: EvaluatorState.ValueType  # 1
+"""Its process is being started."""
+EVALUATOR_STATE_IDLE: EvaluatorState.ValueType  # 2
+EVALUATOR_STATE_BUSY: EvaluatorState.ValueType  # 3
+EVALUATOR_STATE_LOST: EvaluatorState.ValueType  # 4
+"""Its process is gone, or cannot be started; another is tried."""
+Global___EvaluatorState: _TypeAlias = EvaluatorState  # noqa: Y015
+
 @_typing.final
 class Job(_message.Message):
     """One compression job."""
@@ -197,6 +223,9 @@ class Job(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    FLEET_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRACE_PARENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`. Set by the server."""
     state: Global___JobState.ValueType
@@ -211,6 +240,14 @@ class Job(_message.Message):
     """Jobs of a higher priority are leased first; of the same one, the oldest. -1000 to 1000, default 0."""
     retry_of: _builtins.str
     """Name of the job that this one is another try of. Set by the server."""
+    fleet: _builtins.str
+    """`projects/{project}/fleets/{fleet}` of the fleet that the job belongs to, if any; another try belongs to it too.
+    Set by the server.
+    """
+    model: _builtins.str
+    """Which model of the fleet it is of. Set by the server."""
+    trace_parent: _builtins.str
+    """W3C traceparent of the call that created it, where that was traced. Set by the server."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What was asked for. Never changes after creation."""
@@ -267,10 +304,13 @@ class Job(_message.Message):
         priority: _builtins.int = ...,
         retry_of: _builtins.str = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
+        fleet: _builtins.str = ...,
+        model: _builtins.str = ...,
+        trace_parent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "epoch", b"epoch", "etag", b"etag", "failure", b"failure", "labels", b"labels", "last_sequence", b"last_sequence", "name", b"name", "priority", b"priority", "progress", b"progress", "result", b"result", "retry_of", b"retry_of", "spec", b"spec", "start_time", b"start_time", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "epoch", b"epoch", "etag", b"etag", "failure", b"failure", "fleet", b"fleet", "labels", b"labels", "last_sequence", b"last_sequence", "model", b"model", "name", b"name", "priority", b"priority", "progress", b"progress", "result", b"result", "retry_of", b"retry_of", "spec", b"spec", "start_time", b"start_time", "state", b"state", "trace_parent", b"trace_parent", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,6 +623,11 @@ class JobResult(_message.Message):
     MACS_RATIO_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     OBJECTIVE_RATIO_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
+    COMPRESSED_FIELD_NUMBER: _builtins.int
+    DROP_LOW_FIELD_NUMBER: _builtins.int
+    DROP_HIGH_FIELD_NUMBER: _builtins.int
     inside_delta: _builtins.bool
     """Whether all that was asked for is kept: the certificate's drop is inside delta under the job's accept rule, or the
     figure is within the target that stands in delta's place; and every limit holds. False: the result is the nearest.
@@ -593,10 +638,23 @@ class JobResult(_message.Message):
     macs_ratio: _builtins.float
     objective_ratio: _builtins.float
     """original / compressed of the job's objective, or of its target's figure; 2.0 is half."""
+    metric: _builtins.str
+    """The certificate's `metric`: its name. Empty: made by an older coordinator, which said none of what follows."""
+    drop_low: _builtins.float
+    """95 % interval of the drop."""
+    drop_high: _builtins.float
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResultFile]:
-        """The result folder: model.safetensors, plan.json, certificate.json, profile.json, and the exports asked for."""
+        """The result folder: model.safetensors, plan.json, certificate.json, profile.json, search.json, and the exports
+        asked for.
+        """
 
+    @_builtins.property
+    def original(self) -> Global___Figures:
+        """The original network and the compressed one; their scores are on the sealed half."""
+
+    @_builtins.property
+    def compressed(self) -> Global___Figures: ...
     def __init__(
         self,
         *,
@@ -606,14 +664,59 @@ class JobResult(_message.Message):
         macs_ratio: _builtins.float = ...,
         files: _abc.Iterable[Global___ResultFile] | None = ...,
         objective_ratio: _builtins.float = ...,
+        metric: _builtins.str = ...,
+        original: Global___Figures | None = ...,
+        compressed: Global___Figures | None = ...,
+        drop_low: _builtins.float = ...,
+        drop_high: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compressed", b"compressed", "original", b"original"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "files", b"files", "inside_delta", b"inside_delta", "macs_ratio", b"macs_ratio", "objective_ratio", b"objective_ratio", "params_ratio", b"params_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compressed", b"compressed", "drop", b"drop", "drop_high", b"drop_high", "drop_low", b"drop_low", "files", b"files", "inside_delta", b"inside_delta", "macs_ratio", b"macs_ratio", "metric", b"metric", "objective_ratio", b"objective_ratio", "original", b"original", "params_ratio", b"params_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
+
+@_typing.final
+class Figures(_message.Message):
+    """What a network scores and costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    MACS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    params: _builtins.int
+    macs: _builtins.int
+    """Multiply-adds of one sample."""
+    size_bytes: _builtins.int
+    """Of the weights."""
+    memory_bytes: _builtins.int
+    """At batch 1."""
+    time_ms: _builtins.float
+    """For one sample, as measured; 0 where it was not."""
+    def __init__(
+        self,
+        *,
+        score: _builtins.float = ...,
+        params: _builtins.int = ...,
+        macs: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        time_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["macs", b"macs", "memory_bytes", b"memory_bytes", "params", b"params", "score", b"score", "size_bytes", b"size_bytes", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Figures: _TypeAlias = Figures  # noqa: Y015
 
 @_typing.final
 class ResultFile(_message.Message):
@@ -844,6 +947,7 @@ class EvaluationFinished(_message.Message):
     REMEMBERED_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Proposal order within the job, from 0."""
     key: _builtins.str
@@ -860,6 +964,8 @@ class EvaluationFinished(_message.Message):
     """True when the outcome was known from an earlier evaluation with the same key."""
     epochs: _builtins.float
     """Epochs of fine-tuning in this work; 0 when there was none."""
+    samples: _builtins.int
+    """Samples that the network was tuned on in this work, each time counted; 0 when there was no tuning."""
     @_builtins.property
     def candidate(self) -> Global___Candidate:
         """For kind evaluate: the candidate's figures; absent when it diverged."""
@@ -876,10 +982,11 @@ class EvaluationFinished(_message.Message):
         remembered: _builtins.bool = ...,
         epochs: _builtins.float = ...,
         candidate: Global___Candidate | None = ...,
+        samples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "epochs", b"epochs", "evaluator", b"evaluator", "index", b"index", "key", b"key", "kind", b"kind", "remembered", b"remembered", "seconds", b"seconds", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "epochs", b"epochs", "evaluator", b"evaluator", "index", b"index", "key", b"key", "kind", b"kind", "remembered", b"remembered", "samples", b"samples", "seconds", b"seconds", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -999,18 +1106,53 @@ class EvaluatorStatus(_message.Message):
 
     EVALUATOR_FIELD_NUMBER: _builtins.int
     WORK_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
     evaluator: _builtins.str
     work: _builtins.str
     """What it works on, for a person; empty when idle."""
+    state: Global___EvaluatorState.ValueType
+    job: _builtins.str
+    """Name of the job whose work it does; of its last one when idle."""
+    kind: _builtins.str
+    """As EvaluationFinished.kind and .index, while BUSY."""
+    index: _builtins.int
+    attempt: _builtins.int
+    """Of this work under this lease, from 1, while BUSY."""
+    node: _builtins.str
+    """The node that it is on; empty while it is not known."""
+    cpus: _builtins.float
+    """What Ray has given to it."""
+    gpus: _builtins.float
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is in this state, or at this work."""
+
     def __init__(
         self,
         *,
         evaluator: _builtins.str = ...,
         work: _builtins.str = ...,
+        state: Global___EvaluatorState.ValueType = ...,
+        job: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        index: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        node: _builtins.str = ...,
+        cpus: _builtins.float = ...,
+        gpus: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluator", b"evaluator", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cpus", b"cpus", "evaluator", b"evaluator", "gpus", b"gpus", "index", b"index", "job", b"job", "kind", b"kind", "node", b"node", "since", b"since", "state", b"state", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

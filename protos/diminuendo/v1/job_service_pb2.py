@@ -28,7 +28,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64iminuendo/v1/job_service.proto\x12\rdiminuendo.v1\x1a\x17\x64iminuendo/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"g\n\x10\x43reateJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x1f\n\x03job\x18\x03 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xee\x01\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\'\n\x06states\x18\x04 \x03(\x0e\x32\x17.diminuendo.v1.JobState\x12:\n\x06labels\x18\x05 \x03(\x0b\x32*.diminuendo.v1.ListJobsRequest.LabelsEntry\x12\x10\n\x08order_by\x18\x06 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x10ListJobsResponse\x12 \n\x04jobs\x18\x01 \x03(\x0b\x32\x12.diminuendo.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"x\n\x10UpdateJobRequest\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"3\n\x0fPauseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"4\n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x0fRetryJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"E\n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\"J\n\x0eWaitJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x32\xe8\x05\n\nJobService\x12@\n\tCreateJob\x12\x1f.diminuendo.v1.CreateJobRequest\x1a\x12.diminuendo.v1.Job\x12:\n\x06GetJob\x12\x1c.diminuendo.v1.GetJobRequest\x1a\x12.diminuendo.v1.Job\x12K\n\x08ListJobs\x12\x1e.diminuendo.v1.ListJobsRequest\x1a\x1f.diminuendo.v1.ListJobsResponse\x12@\n\tUpdateJob\x12\x1f.diminuendo.v1.UpdateJobRequest\x1a\x12.diminuendo.v1.Job\x12@\n\tCancelJob\x12\x1f.diminuendo.v1.CancelJobRequest\x1a\x12.diminuendo.v1.Job\x12>\n\x08PauseJob\x12\x1e.diminuendo.v1.PauseJobRequest\x1a\x12.diminuendo.v1.Job\x12@\n\tResumeJob\x12\x1f.diminuendo.v1.ResumeJobRequest\x1a\x12.diminuendo.v1.Job\x12>\n\x08RetryJob\x12\x1e.diminuendo.v1.RetryJobRequest\x1a\x12.diminuendo.v1.Job\x12\x44\n\tDeleteJob\x12\x1f.diminuendo.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12<\n\x07WaitJob\x12\x1d.diminuendo.v1.WaitJobRequest\x1a\x12.diminuendo.v1.Job\x12\x45\n\x08WatchJob\x12\x1e.diminuendo.v1.WatchJobRequest\x1a\x17.diminuendo.v1.JobEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64iminuendo/v1/job_service.proto\x12\rdiminuendo.v1\x1a\x17\x64iminuendo/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"g\n\x10\x43reateJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x1f\n\x03job\x18\x03 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x96\x02\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\'\n\x06states\x18\x04 \x03(\x0e\x32\x17.diminuendo.v1.JobState\x12:\n\x06labels\x18\x05 \x03(\x0b\x32*.diminuendo.v1.ListJobsRequest.LabelsEntry\x12\x10\n\x08order_by\x18\x06 \x01(\t\x12\r\n\x05\x66leet\x18\x07 \x01(\t\x12\x17\n\x0fnewest_of_model\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x10ListJobsResponse\x12 \n\x04jobs\x18\x01 \x03(\x0b\x32\x12.diminuendo.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"x\n\x10UpdateJobRequest\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"3\n\x0fPauseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"4\n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x0fRetryJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"E\n\x10\x44\x65leteJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\"J\n\x0eWaitJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x32\xe8\x05\n\nJobService\x12@\n\tCreateJob\x12\x1f.diminuendo.v1.CreateJobRequest\x1a\x12.diminuendo.v1.Job\x12:\n\x06GetJob\x12\x1c.diminuendo.v1.GetJobRequest\x1a\x12.diminuendo.v1.Job\x12K\n\x08ListJobs\x12\x1e.diminuendo.v1.ListJobsRequest\x1a\x1f.diminuendo.v1.ListJobsResponse\x12@\n\tUpdateJob\x12\x1f.diminuendo.v1.UpdateJobRequest\x1a\x12.diminuendo.v1.Job\x12@\n\tCancelJob\x12\x1f.diminuendo.v1.CancelJobRequest\x1a\x12.diminuendo.v1.Job\x12>\n\x08PauseJob\x12\x1e.diminuendo.v1.PauseJobRequest\x1a\x12.diminuendo.v1.Job\x12@\n\tResumeJob\x12\x1f.diminuendo.v1.ResumeJobRequest\x1a\x12.diminuendo.v1.Job\x12>\n\x08RetryJob\x12\x1e.diminuendo.v1.RetryJobRequest\x1a\x12.diminuendo.v1.Job\x12\x44\n\tDeleteJob\x12\x1f.diminuendo.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12<\n\x07WaitJob\x12\x1d.diminuendo.v1.WaitJobRequest\x1a\x12.diminuendo.v1.Job\x12\x45\n\x08WatchJob\x12\x1e.diminuendo.v1.WatchJobRequest\x1a\x17.diminuendo.v1.JobEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETJOBREQUEST']._serialized_start=275
   _globals['_GETJOBREQUEST']._serialized_end=304
   _globals['_LISTJOBSREQUEST']._serialized_start=307
-  _globals['_LISTJOBSREQUEST']._serialized_end=545
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=500
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=545
-  _globals['_LISTJOBSRESPONSE']._serialized_start=547
-  _globals['_LISTJOBSRESPONSE']._serialized_end=624
-  _globals['_CANCELJOBREQUEST']._serialized_start=626
-  _globals['_CANCELJOBREQUEST']._serialized_end=678
-  _globals['_UPDATEJOBREQUEST']._serialized_start=680
-  _globals['_UPDATEJOBREQUEST']._serialized_end=800
-  _globals['_PAUSEJOBREQUEST']._serialized_start=802
-  _globals['_PAUSEJOBREQUEST']._serialized_end=853
-  _globals['_RESUMEJOBREQUEST']._serialized_start=855
-  _globals['_RESUMEJOBREQUEST']._serialized_end=907
-  _globals['_RETRYJOBREQUEST']._serialized_start=909
-  _globals['_RETRYJOBREQUEST']._serialized_end=976
-  _globals['_DELETEJOBREQUEST']._serialized_start=978
-  _globals['_DELETEJOBREQUEST']._serialized_end=1047
-  _globals['_WAITJOBREQUEST']._serialized_start=1049
-  _globals['_WAITJOBREQUEST']._serialized_end=1123
-  _globals['_WATCHJOBREQUEST']._serialized_start=1125
-  _globals['_WATCHJOBREQUEST']._serialized_end=1180
-  _globals['_JOBSERVICE']._serialized_start=1183
-  _globals['_JOBSERVICE']._serialized_end=1927
+  _globals['_LISTJOBSREQUEST']._serialized_end=585
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=540
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=585
+  _globals['_LISTJOBSRESPONSE']._serialized_start=587
+  _globals['_LISTJOBSRESPONSE']._serialized_end=664
+  _globals['_CANCELJOBREQUEST']._serialized_start=666
+  _globals['_CANCELJOBREQUEST']._serialized_end=718
+  _globals['_UPDATEJOBREQUEST']._serialized_start=720
+  _globals['_UPDATEJOBREQUEST']._serialized_end=840
+  _globals['_PAUSEJOBREQUEST']._serialized_start=842
+  _globals['_PAUSEJOBREQUEST']._serialized_end=893
+  _globals['_RESUMEJOBREQUEST']._serialized_start=895
+  _globals['_RESUMEJOBREQUEST']._serialized_end=947
+  _globals['_RETRYJOBREQUEST']._serialized_start=949
+  _globals['_RETRYJOBREQUEST']._serialized_end=1016
+  _globals['_DELETEJOBREQUEST']._serialized_start=1018
+  _globals['_DELETEJOBREQUEST']._serialized_end=1087
+  _globals['_WAITJOBREQUEST']._serialized_start=1089
+  _globals['_WAITJOBREQUEST']._serialized_end=1163
+  _globals['_WATCHJOBREQUEST']._serialized_start=1165
+  _globals['_WATCHJOBREQUEST']._serialized_end=1220
+  _globals['_JOBSERVICE']._serialized_start=1223
+  _globals['_JOBSERVICE']._serialized_end=1967
 # @@protoc_insertion_point(module_scope)

@@ -109,6 +109,8 @@ class ListJobsRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    FLEET_FIELD_NUMBER: _builtins.int
+    NEWEST_OF_MODEL_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`, or `projects/-` for all."""
     page_size: _builtins.int
@@ -120,6 +122,10 @@ class ListJobsRequest(_message.Message):
     newest comes first then, else the oldest. Empty: `create_time desc`. A job that changes while pages are read may
     be missed or come twice where its update_time or priority orders them.
     """
+    fleet: _builtins.str
+    """`projects/{project}/fleets/{fleet}`: only jobs of this fleet, which is of the parent's project; empty: all."""
+    newest_of_model: _builtins.bool
+    """With a fleet: only the newest job of each model."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
         """Only jobs in one of these states; empty: all."""
@@ -137,10 +143,12 @@ class ListJobsRequest(_message.Message):
         states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         order_by: _builtins.str = ...,
+        fleet: _builtins.str = ...,
+        newest_of_model: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "labels", b"labels", "newest_of_model", b"newest_of_model", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,6 +100,9 @@ def create(new: NewJob, now: int) -> Draft:
         priority=new.priority,
         deadline=new.deadline,
         retry_of=new.retry_of,
+        fleet=new.fleet,
+        model=new.model,
+        trace_parent=new.trace_parent,
     )
     draft = Draft(job, now)
     draft.note(job_pb2.JobEvent(state_changed=job_pb2.StateChanged(state=State.QUEUED.wire)))
@@ -223,6 +226,8 @@ def retry(job: Job, name: str) -> NewJob:
         labels=job.labels,
         priority=job.priority,
         retry_of=job.name,
+        fleet=job.fleet,
+        model=job.model,
     )
 
 

@@ -67,6 +67,9 @@ class Job:
         priority: Higher ones are leased first.
         retry_of: Name of the job that this one is another try of; empty when it is none.
         deadline: When it is to end with its best model; None: it has no deadline.
+        fleet: Name of the fleet that it belongs to; empty when it belongs to none.
+        model: Which model of the fleet it is of.
+        trace_parent: W3C traceparent of the call that created it; empty when that was not traced.
     """
 
     name: str
@@ -92,6 +95,9 @@ class Job:
     priority: int = 0
     retry_of: str = ""
     deadline: int | None = None
+    fleet: str = ""
+    model: str = ""
+    trace_parent: str = ""
 
     @property
     def etag(self) -> str:
@@ -114,6 +120,9 @@ class NewJob:
     priority: int = 0
     retry_of: str = ""
     deadline: int | None = None
+    fleet: str = ""
+    model: str = ""
+    trace_parent: str = ""
 
 
 class OrderName(StrEnum):

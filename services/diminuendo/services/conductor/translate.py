@@ -30,6 +30,9 @@ def to_job(job: Job) -> job_pb2.Job:
         priority=job.priority,
         retry_of=job.retry_of,
         deadline=timestamp_or_none(job.deadline),
+        fleet=job.fleet,
+        model=job.model,
+        trace_parent=job.trace_parent,
     )
 
 

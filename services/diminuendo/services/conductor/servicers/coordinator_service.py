@@ -122,3 +122,7 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
         )
         _log.info("job_released", job=job.name, epoch=request.epoch, state=job.state.name)
         return v1.ReleaseJobResponse()
+
+    async def ReportCluster(self, request: v1.ReportClusterRequest, context: _Context) -> v1.ReportClusterResponse:
+        """Keep what a coordinator tells of itself."""
+        raise NotImplementedError

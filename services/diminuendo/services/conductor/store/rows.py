@@ -66,6 +66,9 @@ def to_job(row: RowMapping) -> Job:
         priority=-row["nice"],
         retry_of=row["retry_of"],
         deadline=row["deadline"],
+        fleet=row["fleet"],
+        model=row["model"],
+        trace_parent=row["trace_parent"],
     )
 
 
@@ -135,6 +138,9 @@ def add(connection: Connection, job: Job) -> int:
         "spec": job.spec.SerializeToString(),
         "create_time": job.create_time,
         "retry_of": job.retry_of,
+        "fleet": job.fleet,
+        "model": job.model,
+        "trace_parent": job.trace_parent,
     }
     key = connection.execute(_INSERT_JOB, fixed | _mutable(job)).inserted_primary_key
     return int(key[0]) if key else 0

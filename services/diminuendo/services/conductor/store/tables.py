@@ -37,6 +37,19 @@ def _job() -> Column[int]:
     return Column("job_id", _Id, ForeignKey("jobs.id"), primary_key=True)
 
 
+fleets = Table(
+    "fleets",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("name", String(120), nullable=False),
+    Column("project", String(63), nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    UniqueConstraint("name"),
+    Index(None, "project", "id"),
+    sqlite_autoincrement=True,
+)
+
 jobs = Table(
     "jobs",
     metadata,
@@ -63,12 +76,17 @@ jobs = Table(
     Column("nice", Integer, nullable=False, server_default="0"),
     Column("retry_of", String(160), nullable=False, server_default=""),
     Column("deadline", BigInteger),
+    Column("fleet", String(120), nullable=False, server_default=""),
+    Column("model", String(63), nullable=False, server_default=""),
+    Column("trace_parent", String(64), nullable=False, server_default=""),
     UniqueConstraint("name"),
     Index(None, "state", "project", "nice", "id"),
     Index(None, "project", "id"),
+    Index(None, "fleet", "model", "id"),
     sqlite_autoincrement=True,
 )
-"""`nice` is minus the priority: an index that rises leads to the next job of a project to lease."""
+"""`nice` is minus the priority: an index that rises leads to the next job of a project to lease. `fleet` is a fleet's
+name; of the jobs of a model in it the one of the highest id counts."""
 
 events = Table(
     "events",
@@ -173,3 +191,12 @@ garbage = Table(
     Column("removing", Boolean, nullable=False),
 )
 """Content that no job was found to refer to, since when, and whether it is on its way out of the artifact store."""
+
+coordinators = Table(
+    "coordinators",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("update_time", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What each coordinator last told of itself and of its cluster: a Coordinator message."""
