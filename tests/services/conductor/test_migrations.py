@@ -61,7 +61,7 @@ def test_a_newer_database_is_refused_unchanged(engine: Engine, tmp_path: Path) -
     upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0999'"))
-    with pytest.raises(StartError, match=r"at revision '0999'.*its newest is '0003'.*choose another --data-dir"):
+    with pytest.raises(StartError, match=r"at revision '0999'.*its newest is '0004'.*choose another --data-dir"):
         SqlStore.open(f"sqlite:///{tmp_path / 'a.db'}")
     with engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "0999"
