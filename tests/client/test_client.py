@@ -43,7 +43,7 @@ def test_public_names_are_all_and_nothing_else() -> None:
         *("AlreadyExistsError", "Artifact", "AttemptLost", "Bundle", "BundleError", "Candidate", "Client"),
         *("ClientConfig", "ConflictError"),
         *("DiminuendoError", "DownloadError", "Garbage", "UploadError"),
-        *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "FolderNotEmptyError"),
+        *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "Figures", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),
         *("Result", "ResultFile", "RetryPolicy", "ServerError", "ServerUnavailableError", "Stage"),
         *("StateChanged", "StepCommitted", "Updated", "Violation", "WaitTimeoutError", "WarningRaised"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 
 from diminuendo.v1 import job_pb2 as pb
@@ -134,6 +135,8 @@ def job_info(job: pb.Job) -> types.JobInfo:
         budget={field.name: value for field, value in spec.budget.ListFields()},
         parallel=spec.parallel if spec.HasField("parallel") else None,
         exports=tuple(spec.exports),
+        fleet=job.fleet,
+        model=job.model,
         priority=job.priority,
         retry_of=job.retry_of,
         deadline=_time_in(job, "deadline"),
@@ -218,7 +221,15 @@ def _result(message: pb.JobResult) -> types.Result:
         macs_ratio=message.macs_ratio,
         files=tuple(types.ResultFile(file.name, file.sha256, file.size_bytes) for file in message.files),
         objective_ratio=message.objective_ratio or message.params_ratio,
+        metric=message.metric,
+        original=_figures(message.original) if message.HasField("original") else None,
+        compressed=_figures(message.compressed) if message.HasField("compressed") else None,
+        drop_ci=(message.drop_low, message.drop_high) if message.metric else None,
     )
+
+
+def _figures(message: pb.Figures) -> types.Figures:
+    return types.Figures(**{field.name: getattr(message, field.name) for field in fields(types.Figures)})
 
 
 def _failure(message: pb.JobFailure) -> types.Failure:

@@ -147,6 +147,32 @@ class ResultFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What a network scores and costs.
+
+    Attributes:
+        score: The metric on the sealed half, in its points.
+        params: Of all layers.
+        macs: Multiply-adds of one sample.
+        size_bytes: Of the weights.
+        memory_bytes: Of weights and outputs, at batch 1.
+        time_ms: For one sample, as measured; 0 where it was not.
+    """
+
+    score: float
+    params: int
+    macs: int
+    size_bytes: int
+    memory_bytes: int
+    time_ms: float = 0.0
+
+    @property
+    def size_mb(self) -> float:
+        """Of the weights, in MB of 2^20 bytes."""
+        return self.size_bytes / 2**20
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of a job that succeeded.
 
@@ -155,6 +181,10 @@ class Result:
             the figure within the target in its place; and every limit holds. If not, the result is the nearest.
         drop: Loss of the metric on the sealed half, in points; positive is worse.
         objective_ratio: original / compressed of the job's objective.
+        metric: Its name. Empty where an older coordinator said none of what follows.
+        original: The original network; None where that was not said.
+        compressed: The compressed one; None where that was not said.
+        drop_ci: 95 % interval of the drop, (low, high); None where that was not said.
     """
 
     inside_delta: bool
@@ -163,6 +193,10 @@ class Result:
     macs_ratio: float
     files: tuple[ResultFile, ...]
     objective_ratio: float = 1.0
+    metric: str = ""
+    original: Figures | None = None
+    compressed: Figures | None = None
+    drop_ci: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +241,8 @@ class JobInfo:
         retry_of: Name of the job that it is another try of; empty when it is none.
         deadline: When it is to end with its best model so far; None: it has no deadline.
         exports: Files to be made of the result beside its safetensors, e.g. ``onnx``.
+        fleet: ``projects/{project}/fleets/{fleet}`` of the fleet that it belongs to; empty: none.
+        model: Which model of the fleet it is of.
     """
 
     name: str
@@ -241,6 +277,8 @@ class JobInfo:
     retry_of: str = ""
     deadline: datetime | None = None
     exports: tuple[str, ...] = ()
+    fleet: str = ""
+    model: str = ""
 
     @property
     def job_id(self) -> str:
