@@ -19,7 +19,7 @@ from diminuendo.client.oneline import one_line
 Answer = TypeVar("Answer")
 
 _MAX_MESSAGE = 8 * 2**20
-_CUTS = {
+CUTS = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
@@ -39,6 +39,8 @@ _CLASSES: dict[grpc.StatusCode, type[errors.DiminuendoError]] = {
 }
 
 
+_ANSWERED = (grpc.Call, grpc.aio.AioRpcError)
+"""Errors that know how the call ended."""
 _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _ANOTHER_TOKEN = "give another token, with DIMINUENDO_TOKEN or `diminuendo config set NAME --token-file FILE`"
 _NOBODY = Access()
@@ -63,13 +65,17 @@ class Backoff:
         """Seconds since the first pause after the last progress."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
-    def pause(self) -> None:
-        """Wait before the next try."""
+    def next_s(self) -> float:
+        """How long to wait before the next try; whoever asks waits so long, and counts as failing from now on."""
         if self._since is None:
             self._since = time.monotonic()
         longest = min(self._policy.max_s, self._policy.initial_s * self._policy.factor**self._tries)
         self._tries += 1
-        self._closed.wait(random.uniform(longest / 2, longest))
+        return random.uniform(longest / 2, longest)
+
+    def pause(self) -> None:
+        """Wait before the next try."""
+        self._closed.wait(self.next_s())
 
 
 class Connection:
@@ -120,7 +126,7 @@ class Connection:
                 return method(request, timeout=left_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 patient = backoff.failing_s < self.config.connect_s and time.monotonic() < deadline
-                if self.closed.is_set() or _code(error) is not grpc.StatusCode.UNAVAILABLE or not patient:
+                if self.closed.is_set() or code_of(error) is not grpc.StatusCode.UNAVAILABLE or not patient:
                     raise error_from(error, self._where) from error
             backoff.pause()
 
@@ -155,9 +161,9 @@ class Connection:
                 return
             except grpc.RpcError as error:
                 failure = error_from(error, self._where)
-                if self.closed.is_set() or _code(error) not in _CUTS:
+                if self.closed.is_set() or code_of(error) not in CUTS:
                     raise failure from error
-                own_deadline = _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED
+                own_deadline = code_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED
             finally:
                 # A stream that is dropped without this is never collected, and the server goes on sending.
                 call.cancel()
@@ -179,7 +185,7 @@ class Connection:
             return method(requests, timeout=self.config.stream_s, metadata=self._metadata)
         except grpc.RpcError as error:
             failure = error_from(error, self._where)
-            if _code(error) in _CUTS and not isinstance(failure, errors.ConflictError):
+            if code_of(error) in CUTS and not isinstance(failure, errors.ConflictError):
                 raise errors.ServerUnavailableError(failure.message, reason=failure.reason) from error
             raise failure from error
 
@@ -211,7 +217,7 @@ class Connection:
             return
         left_s = self.config.connect_s if deadline is None else deadline - time.monotonic()
         if not self._connected(min(self.config.connect_s, max(0.001, left_s))):
-            raise errors.ServerUnavailableError(_nobody(self._where), reason="NO_SERVER")
+            raise errors.ServerUnavailableError(nobody_at(self._where), reason="NO_SERVER")
         self._answered = True
 
     def _connected(self, timeout_s: float) -> bool:
@@ -223,14 +229,14 @@ class Connection:
         try:
             self._probe(b"", timeout=timeout_s, wait_for_ready=True, metadata=self._metadata)
         except grpc.RpcError as error:
-            return _code(error) not in _CUTS
+            return code_of(error) not in CUTS
         return True
 
 
 def error_from(error: grpc.RpcError, where: str) -> errors.DiminuendoError:
     """The client's error for a call that failed: class by code, text and fields from google.rpc details."""
-    code = _code(error)
-    details = error.details() if isinstance(error, grpc.Call) else str(error)
+    code = code_of(error)
+    details = error.details() if isinstance(error, _ANSWERED) else str(error)
     info, violations = _google_rpc(error)
     message = one_line(details or "") or f"the server at {where} answered {code.name} without a message"
     kind = _CLASSES.get(code, errors.ServerError)
@@ -240,7 +246,7 @@ def error_from(error: grpc.RpcError, where: str) -> errors.DiminuendoError:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"the server at {where} did not answer in time; try again, or give a longer timeout"
     elif code is grpc.StatusCode.UNAVAILABLE and not info.reason:
-        message = _nobody(where)
+        message = nobody_at(where)
     elif code in _REFUSED:
         message = f"the server at {where} does not let this client in: {message}; {_ANOTHER_TOKEN}"
     elif kind is errors.ServerError:
@@ -253,7 +259,7 @@ def _google_rpc(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, list
     info = error_details_pb2.ErrorInfo()
     violations: list[errors.Violation] = []
     try:
-        status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
+        status = rpc_status.from_call(error) if isinstance(error, _ANSWERED) else None
     except ValueError:  # details that contradict the status itself: the status counts
         status = None
     if status is None:
@@ -267,12 +273,14 @@ def _google_rpc(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, list
     return info, violations
 
 
-def _code(error: grpc.RpcError) -> grpc.StatusCode:
-    code = error.code() if isinstance(error, grpc.Call) else None
+def code_of(error: grpc.RpcError) -> grpc.StatusCode:
+    """The status code of a call that failed; UNKNOWN where it has none."""
+    code = error.code() if isinstance(error, _ANSWERED) else None
     return code if code is not None else grpc.StatusCode.UNKNOWN
 
 
-def _nobody(where: str) -> str:
+def nobody_at(where: str) -> str:
+    """That no server answers, and what to do."""
     remedy = "start one with `diminuendo serve`, or give its address"
     if where.endswith(" by TLS"):
         remedy = "check its address, that it speaks TLS, and that ca_file has the authority of its certificate"
@@ -282,17 +290,23 @@ def _nobody(where: str) -> str:
 def _channel(target: str, access: Access) -> grpc.Channel:
     """A channel, encrypted where that was asked for."""
     if not access.tls:
-        return grpc.insecure_channel(target, options=_options(target))
+        return grpc.insecure_channel(target, options=channel_options(target))
+    return grpc.secure_channel(target, channel_credentials(access), options=channel_options(target))
+
+
+def channel_credentials(access: Access) -> grpc.ChannelCredentials:
+    """What TLS needs; InvalidArgumentError where the `ca_file` cannot be read."""
     try:
         roots = None if access.ca_file is None else access.ca_file.read_bytes()
     except OSError as error:
         raise errors.InvalidArgumentError.of(
             "ca_file", f"{access.ca_file} cannot be read ({error.strerror}); give a PEM file of certificates"
         ) from error
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), options=_options(target))
+    return grpc.ssl_channel_credentials(roots)
 
 
-def _options(target: str) -> list[tuple[str, int | str]]:
+def channel_options(target: str) -> list[tuple[str, int | str]]:
+    """Options of every channel to the target."""
     options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE),
         ("grpc.initial_reconnect_backoff_ms", 100),
