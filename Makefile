@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart test-faults lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service constraints clean
+.PHONY: help setup demo test test-apart test-faults lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service images constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -106,6 +106,9 @@ MODEL ?= resnet18
 MINUTES ?= 180
 bench-cifar100: $(STAMP) ## compress MODEL on CIFAR-100 within MINUTES; stopped, it goes on from .build/cifar100-MODEL
 	$(BIN)/python -m tests.bench.cifar100 --model $(MODEL) --minutes $(MINUTES) --work .build/cifar100-$(MODEL)
+
+images: $(STAMP) ## build the images control and engine with podman or docker; see images/build.sh for its settings
+	images/build.sh
 
 constraints: ## write constraints.txt from what .venv holds
 	@{ head -1 constraints.txt; echo "torch==2.13.0"; $(BIN)/pip freeze --exclude-editable | grep -v '^torch=='; } > .build/constraints.txt
