@@ -225,6 +225,21 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredCoordinator:
+    """What a coordinator last told of itself.
+
+    Attributes:
+        name: Unique among those alive.
+        update_time: When it told it, in microseconds.
+        body: A serialized Coordinator message.
+    """
+
+    name: str
+    update_time: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SortedArtifacts:
     """Content by what becomes of it, as sha256s.
 

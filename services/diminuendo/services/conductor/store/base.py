@@ -24,6 +24,7 @@ from diminuendo.services.conductor.records import (
     RequestId,
     SortedArtifacts,
     State,
+    StoredCoordinator,
     Update,
 )
 
@@ -212,6 +213,18 @@ class Store(Protocol):
 
     async def want_artifact(self, sha256: str) -> bool:
         """Have content that no job refers to wait for a full time from now; False when it is being removed."""
+        ...
+
+    async def report_coordinator(self, name: str, body: bytes) -> None:
+        """Store what a coordinator tells of itself, in the place of what it told before."""
+        ...
+
+    async def forget_coordinator(self, name: str) -> None:
+        """Forget a coordinator, if it is known."""
+        ...
+
+    async def list_coordinators(self, *, since: int) -> Sequence[StoredCoordinator]:
+        """What coordinators told last, of those that told it at or after a time; by name."""
         ...
 
     async def ping(self) -> None:

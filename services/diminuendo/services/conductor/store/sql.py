@@ -29,9 +29,10 @@ from diminuendo.services.conductor.records import (
     RequestId,
     SortedArtifacts,
     State,
+    StoredCoordinator,
     Update,
 )
-from diminuendo.services.conductor.store import artifacts, held, owned, rows
+from diminuendo.services.conductor.store import artifacts, coordinators, held, owned, rows
 from diminuendo.services.conductor.store.base import EVERY_JOB, HELD, Clock
 from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
 from diminuendo.services.conductor.store.fresh import Fresh
@@ -286,6 +287,18 @@ class SqlStore:
         if not await self._read(lambda c: artifacts.is_listed(c, sha256)):
             return True
         return await self._write(lambda tx: artifacts.want(tx, sha256))
+
+    async def report_coordinator(self, name: str, body: bytes) -> None:
+        """Store what a coordinator tells of itself."""
+        await self._write(lambda tx: coordinators.report(tx, name, body))
+
+    async def forget_coordinator(self, name: str) -> None:
+        """Forget a coordinator, if it is known."""
+        await self._write(lambda tx: coordinators.forget(tx, name))
+
+    async def list_coordinators(self, *, since: int) -> Sequence[StoredCoordinator]:
+        """What coordinators told last, of those that told it at or after a time; by name."""
+        return await self._read(lambda c: coordinators.heard_since(c, since))
 
     async def ping(self) -> None:
         """Return when the store can be read, and, if the newest change failed, written again."""
