@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,22 +13,17 @@ from typing import Self
 from diminuendo.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
-    job_pb2,
-    job_service_pb2,
     job_service_pb2_grpc,
 )
 
-from diminuendo.client import convert
+from diminuendo.client import convert, requests
 from diminuendo.client.bundle import pack
 from diminuendo.client.config import DEFAULT_TARGET, Access, ClientConfig, check_target
 from diminuendo.client.contexts import DEFAULT_PROJECT, read, resolve
-from diminuendo.client.errors import InvalidArgumentError
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
-from diminuendo.client.types import Accept, Artifact, Bundle, Effort, Garbage, JobInfo, JobState, check_whole
+from diminuendo.client.types import Accept, Artifact, Bundle, Effort, Garbage, JobInfo, JobState
 from diminuendo.client.upload import upload
-
-_JOB_NAME = re.compile(r"projects/[^/\s]+/jobs/[^/\s]+")
 
 
 class Client:
@@ -200,13 +193,8 @@ class Client:
             AlreadyExistsError: The job_id is taken, or the request_id was used with another content.
             ServerUnavailableError: Nobody answers.
         """
-        if bundle is not None:
-            if source:
-                raise InvalidArgumentError.of("source", f"{source!r} is given beside a bundle; give one of them")
-            source = "bundle:" + "0" * 64  # everything else is checked before anything is sent
-        source = source or "zoo:digits"
         spec = convert.job_spec(
-            source,
+            requests.source_of(source, has_bundle=bundle is not None),
             project=self.project,
             exports=exports,
             delta=delta,
@@ -224,25 +212,23 @@ class Client:
             budget=budget,
             parallel=parallel,
         )
-        if bundle is not None:
-            spec.bundle = self.upload_bundle(bundle).name
-        request = job_service_pb2.CreateJobRequest(
-            parent=f"projects/{self.project}",
-            job_id=job_id or "",
-            job=job_pb2.Job(
-                spec=spec,
-                labels=labels or {},
-                priority=check_whole("priority", priority),
-                deadline=None if deadline is None else convert.timestamp("deadline", deadline),
-            ),
-            request_id=request_id or uuid.uuid4().hex,
+        request = requests.create_job(
+            spec,
+            project=self.project,
+            job_id=job_id,
+            labels=labels,
+            priority=priority,
+            deadline=deadline,
+            request_id=request_id,
         )
+        if bundle is not None:  # everything else has been checked before anything is sent
+            request.job.spec.bundle = self.upload_bundle(bundle).name
         created = self._connection.call(self._stub.CreateJob, request, timeout_s=timeout_s)
         return Job(self._connection, created.name)
 
     def job(self, name_or_id: str) -> Job:
         """A handle on a job, by name or by id in the client's project; nothing is sent."""
-        return Job(self._connection, self._job_name(name_or_id))
+        return Job(self._connection, requests.job_name(self.project, name_or_id))
 
     def get(self, name_or_id: str, *, timeout_s: float | None = None) -> JobInfo:
         """The job as the server knows it now; NotFoundError when there is none."""
@@ -284,11 +270,11 @@ class Client:
             order_by: ``create_time``, ``update_time`` or ``priority``, with `` desc`` behind it for the highest first.
             project: Another project than the client's; ``-`` for all.
         """
-        request = job_service_pb2.ListJobsRequest(
-            parent=f"projects/{self.project if project is None else project}",
+        request = requests.list_jobs(
+            self.project if project is None else project,
             page_size=self._connection.config.page_size,
-            states=[convert.state_number(state) for state in states],
-            labels=labels or {},
+            states=states,
+            labels=labels,
             order_by=order_by,
         )
         while True:
@@ -333,8 +319,7 @@ class Client:
             archive = Path(scratch) / "bundle.tar"
             packed = pack(folder, archive)
             self.upload(archive)
-        name = f"projects/{self.project}/bundles/{packed.sha256}"
-        return Bundle(name, packed.sha256, packed.size_bytes, packed.files, packed.ignored)
+        return requests.bundle_of(self.project, packed)
 
     def collect_garbage(self, *, dry_run: bool = False, timeout_s: float = 600.0) -> Garbage:
         """Have the server remove what no job has referred to for as long as it is set to keep it.
@@ -347,12 +332,4 @@ class Client:
         """
         stub = artifact_service_pb2_grpc.ArtifactServiceStub(self._connection.channel)
         request = artifact_service_pb2.CollectGarbageRequest(dry_run=dry_run)
-        found = self._connection.call(stub.CollectGarbage, request, timeout_s=timeout_s)
-        return Garbage(**{field.name: getattr(found, field.name) for field in fields(Garbage)})
-
-    def _job_name(self, name_or_id: str) -> str:
-        if _JOB_NAME.fullmatch(name_or_id):
-            return name_or_id
-        if not name_or_id or re.search(r"[/\s]", name_or_id):
-            raise InvalidArgumentError.of("name", f"{name_or_id!r} is neither a job's id nor projects/PROJECT/jobs/JOB")
-        return f"projects/{self.project}/jobs/{name_or_id}"
+        return requests.garbage_of(self._connection.call(stub.CollectGarbage, request, timeout_s=timeout_s))

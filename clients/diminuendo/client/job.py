@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from diminuendo.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
-from google.protobuf.field_mask_pb2 import FieldMask
+from diminuendo.v1 import job_service_pb2, job_service_pb2_grpc
 
-from diminuendo.client import convert
+from diminuendo.client import convert, requests
 from diminuendo.client.download import download
-from diminuendo.client.errors import (
-    DiminuendoError,
-    FailedPreconditionError,
-    InvalidArgumentError,
-    ServerError,
-    WaitTimeoutError,
-)
+from diminuendo.client.errors import DiminuendoError
+from diminuendo.client.following import Gap, Position, in_time, is_final
 from diminuendo.client.rpc import Backoff, Connection
-from diminuendo.client.types import Event, JobInfo, JobState, StateChanged, check_whole
-
-
-@dataclass(slots=True)
-class _Position:
-    """The last event that a watcher has seen."""
-
-    sequence: int
+from diminuendo.client.types import Event, JobInfo
 
 
 class Job:
@@ -96,14 +81,9 @@ class Job:
         if info.state.final:
             return info
         for event in self._follow(info.last_sequence, on_cut=None, until=until):
-            if isinstance(event, StateChanged) and event.state.final:
-                return self.info()
-        info = self.info()
-        if not info.state.final:
-            raise WaitTimeoutError(
-                f"{self._name} is {info.state.value} after {timeout_s:g} s; it goes on, wait for it again"
-            )
-        return info
+            if is_final(event):
+                break
+        return in_time(self.info(), timeout_s)
 
     def cancel(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
         """Ask for the job's end; cancelling one that is being or has been cancelled changes nothing.
@@ -112,7 +92,7 @@ class Job:
             FailedPreconditionError: It has already succeeded or failed.
             NotFoundError: There is no such job.
         """
-        request = job_service_pb2.CancelJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
+        request = job_service_pb2.CancelJobRequest(name=self._name, request_id=request_id or requests.new_id())
         return convert.job_info(self._connection.call(self._stub.CancelJob, request, timeout_s=timeout_s))
 
     def pause(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
@@ -124,7 +104,7 @@ class Job:
             FailedPreconditionError: It is being cancelled, or has ended.
             NotFoundError: There is no such job.
         """
-        request = job_service_pb2.PauseJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
+        request = job_service_pb2.PauseJobRequest(name=self._name, request_id=request_id or requests.new_id())
         return convert.job_info(self._connection.call(self._stub.PauseJob, request, timeout_s=timeout_s))
 
     def resume(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
@@ -134,7 +114,7 @@ class Job:
             FailedPreconditionError: It is being cancelled, or has ended.
             NotFoundError: There is no such job.
         """
-        request = job_service_pb2.ResumeJobRequest(name=self._name, request_id=request_id or uuid.uuid4().hex)
+        request = job_service_pb2.ResumeJobRequest(name=self._name, request_id=request_id or requests.new_id())
         return convert.job_info(self._connection.call(self._stub.ResumeJob, request, timeout_s=timeout_s))
 
     def retry(self, *, job_id: str | None = None, request_id: str | None = None, timeout_s: float | None = None) -> Job:
@@ -153,7 +133,7 @@ class Job:
             AlreadyExistsError: The job_id is taken.
         """
         request = job_service_pb2.RetryJobRequest(
-            name=self._name, job_id=job_id or "", request_id=request_id or uuid.uuid4().hex
+            name=self._name, job_id=job_id or "", request_id=request_id or requests.new_id()
         )
         created = self._connection.call(self._stub.RetryJob, request, timeout_s=timeout_s)
         return Job(self._connection, created.name)
@@ -182,20 +162,14 @@ class Job:
             ConflictError: The job has changed since the etag was read.
             FailedPreconditionError: It has ended, and its priority or deadline was to be set.
         """
-        if deadline is not None and no_deadline:
-            raise InvalidArgumentError.of("deadline", f"{deadline} is beside no_deadline; give one of them")
-        wanted = {"labels": labels, "priority": priority, "deadline": deadline or no_deadline or None}
-        job = job_pb2.Job(
-            name=self._name,
-            labels=labels or {},
-            priority=0 if priority is None else check_whole("priority", priority),
-            deadline=None if deadline is None else convert.timestamp("deadline", deadline),
+        request = requests.update_job(
+            self._name,
+            labels=labels,
+            priority=priority,
+            deadline=deadline,
+            no_deadline=no_deadline,
             etag=etag,
-        )
-        request = job_service_pb2.UpdateJobRequest(
-            job=job,
-            update_mask=FieldMask(paths=[name for name, value in wanted.items() if value is not None]),
-            request_id=request_id or uuid.uuid4().hex,
+            request_id=request_id,
         )
         return convert.job_info(self._connection.call(self._stub.UpdateJob, request, timeout_s=timeout_s))
 
@@ -228,60 +202,27 @@ class Job:
             FolderNotEmptyError: The folder holds something else; nothing was written.
             DownloadError: A file could not be fetched whole.
         """
-        info = self.info()
-        if info.result is None:
-            raise FailedPreconditionError(f"{self._name} is {info.state.value} and has no result; {_remedy(info)}")
-        return download(self._connection, info.result.files, Path(folder))
+        return download(self._connection, requests.files_of(self.info()), Path(folder))
 
     def _follow(
         self, after_sequence: int, *, on_cut: Callable[[DiminuendoError], None] | None, until: float | None
     ) -> Iterator[Event]:
         """Events until the final state or `until`; what comes is checked for gaps and repeats."""
-        seen = _Position(after_sequence)
+        seen = Position(self._name, after_sequence)
         backoff = Backoff(self._connection.config.retry, self._connection.closed)
         while True:
-            with contextlib.closing(self._messages(seen, on_cut, until)) as messages:
+            messages = self._connection.stream(self._stub.WatchJob, seen.request, until=until, on_cut=on_cut)
+            with contextlib.suppress(Gap), contextlib.closing(messages):
                 for message in messages:
-                    if message.sequence <= seen.sequence:
+                    event = seen.take(message)
+                    if event is None:
                         continue
-                    if message.sequence > seen.sequence + 1:
-                        break
-                    seen.sequence = message.sequence
                     backoff.progress()
-                    event = convert.event(message)
                     yield event
-                    if isinstance(event, StateChanged) and event.state.final:
+                    if is_final(event):
                         return
-            if self._over(seen.sequence, until):
+            if (until is not None and time.monotonic() >= until) or seen.at_end_of(self.info()):
                 return
             if backoff.failing_s >= self._connection.config.patience_s:
-                raise ServerError(
-                    f"the server has lost the events of {self._name} after number {seen.sequence}; see its log"
-                )
+                raise seen.lost()
             backoff.pause()
-
-    def _messages(
-        self, seen: _Position, on_cut: Callable[[DiminuendoError], None] | None, until: float | None
-    ) -> Generator[job_pb2.JobEvent, None, None]:
-        """Events after what has been seen, as the server sends them."""
-        return self._connection.stream(
-            self._stub.WatchJob,
-            lambda: job_service_pb2.WatchJobRequest(name=self._name, after_sequence=seen.sequence),
-            until=until,
-            on_cut=on_cut,
-        )
-
-    def _over(self, last: int, until: float | None) -> bool:
-        """Whether a stream that ended without a final event has nothing more to say."""
-        if until is not None and time.monotonic() >= until:
-            return True
-        info = self.info()
-        return info.state.final and info.last_sequence <= last
-
-
-def _remedy(info: JobInfo) -> str:
-    if info.state is JobState.FAILED and info.failure is not None:
-        return f"it failed: {info.failure.message}"
-    if info.state is JobState.CANCELLED:
-        return "submit it again"
-    return f"wait for it with `diminuendo watch {info.job_id}`"
