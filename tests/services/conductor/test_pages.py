@@ -55,6 +55,7 @@ async def test_health_is_told_for_each_service(conductor: Running, api: Api) -> 
         "diminuendo.v1.JobService",
         "diminuendo.v1.CoordinatorService",
         "diminuendo.v1.ArtifactService",
+        "diminuendo.v1.ClusterService",
     )
 
 

@@ -11,6 +11,8 @@ import grpc
 from diminuendo.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
+    cluster_service_pb2,
+    cluster_service_pb2_grpc,
     coordinator_service_pb2,
     coordinator_service_pb2_grpc,
     job_service_pb2,
@@ -28,6 +30,7 @@ from diminuendo.services.conductor.interceptor import CallInterceptor
 from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.servicers.artifact_service import ArtifactService
+from diminuendo.services.conductor.servicers.cluster_service import ClusterService
 from diminuendo.services.conductor.servicers.coordinator_service import CoordinatorService
 from diminuendo.services.conductor.servicers.job_service import JobService
 from diminuendo.services.conductor.store.base import Clock, Store
@@ -52,6 +55,7 @@ SERVICES = tuple(
         (job_service_pb2, "JobService"),
         (coordinator_service_pb2, "CoordinatorService"),
         (artifact_service_pb2, "ArtifactService"),
+        (cluster_service_pb2, "ClusterService"),
     )
 )
 
@@ -87,6 +91,7 @@ class GrpcServer:
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
             ArtifactService(store, artifacts, uploads, collector, clock, max_bytes=max_artifact_bytes), self._server
         )
+        cluster_service_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterService(store, clock), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)

@@ -11,6 +11,7 @@ from diminuendo.v1 import coordinator_service_pb2_grpc
 from grpc.aio import ServicerContext
 
 from diminuendo.services.common import logs
+from diminuendo.services.conductor import validate_cluster
 from diminuendo.services.conductor import validate_held as validate
 from diminuendo.services.conductor.jobs import timestamp, timestamp_or_none
 from diminuendo.services.conductor.metrics import Metrics
@@ -125,4 +126,10 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
 
     async def ReportCluster(self, request: v1.ReportClusterRequest, context: _Context) -> v1.ReportClusterResponse:
         """Keep what a coordinator tells of itself."""
-        raise NotImplementedError
+        name = validate_cluster.report(request)
+        if request.leaving:
+            await self._store.forget_coordinator(name)
+            _log.info("coordinator_left", coordinator=name)
+        else:
+            await self._store.report_coordinator(name, request.coordinator.SerializeToString())
+        return v1.ReportClusterResponse()
