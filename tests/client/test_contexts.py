@@ -15,10 +15,11 @@ import grpc
 import pytest
 from diminuendo.v1 import job_pb2, job_service_pb2
 
-from diminuendo.client import Client, InvalidArgumentError, ServerError, ServerUnavailableError
+from diminuendo.client import Client, InvalidArgumentError, ServerUnavailableError
 from diminuendo.client.cli import main as cli
 from diminuendo.client.config import Access, is_loopback
 from diminuendo.client.contexts import Context, Contexts, changing, config_path, read, resolve, write
+from diminuendo.client.errors import PermissionDeniedError, UnauthenticatedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,6 +180,34 @@ def test_a_contexts_token_and_tls_go_to_no_other_server(file: Path, tmp_path: Pa
     assert (found.access.token, found.access.tls, found.origins["token"]) == ("e", True, "DIMINUENDO_TOKEN")
 
 
+def test_a_context_that_is_named_comes_before_the_environment(file: Path) -> None:
+    away = Context(server="l:1", project="pl", token="tl", tls=True)
+    write(Contexts(file, "bare", {"lab": away, "bare": Context(server="b:2")}))
+    loud = {"DIMINUENDO_CLIENT_CONFIG": str(file), "DIMINUENDO_SERVER": "e:9", "DIMINUENDO_PROJECT": "pe"}
+    loud["DIMINUENDO_TOKEN"] = "te"
+
+    def called(*given: str | None, **environ: str) -> tuple[str, str, str | None]:
+        found = resolve(*given, environ=loud | environ)
+        return found.server, found.project, found.access.token
+
+    assert called(None, None, "lab") == ("l:1", "pl", "tl")
+    assert called() == ("e:9", "pe", "te")
+    assert called(DIMINUENDO_CONTEXT="lab") == ("e:9", "pe", "te"), "a variable names the server itself"
+    assert called(None, None, "bare") == ("b:2", "pe", None), "the token is of e:9"
+    assert called("o:5", None, "lab") == ("o:5", "pl", None), "neither token is of o:5"
+    assert called("l:1", None, "lab") == ("l:1", "pl", "tl")
+    assert called("l:1") == ("l:1", "pe", None)
+    assert called(DIMINUENDO_SERVER="") == ("b:2", "pe", "te"), "a token of no server goes to the one that is called"
+    assert called(None, None, "bare", DIMINUENDO_SERVER="") == ("b:2", "pe", "te")
+    assert called(None, None, "lab", DIMINUENDO_SERVER="") == ("l:1", "pl", "tl")
+    assert resolve(context="lab", environ=loud).origins == dict.fromkeys(("server", "project", "token"), "context lab")
+    with pytest.raises(InvalidArgumentError, match="DIMINUENDO_TOKEN_FILE=f is beside DIMINUENDO_TOKEN; set one"):
+        called(DIMINUENDO_TOKEN_FILE="f")
+    del loud["DIMINUENDO_TOKEN"]
+    found = resolve(environ=loud | {"DIMINUENDO_TOKEN_FILE": "/run/token"}).access
+    assert (found.token, str(found.token_file)) == (None, "/run/token")
+
+
 # --- tokens ------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +271,13 @@ def test_every_call_has_the_token(
         client.get("recorded")
         assert {value for _, value in heard.calls} == {None}
         fake.refusals.append(make_status(grpc.StatusCode.UNAUTHENTICATED, "the token has expired"))
-        with pytest.raises(ServerError, match="does not let this client in: the token has expired; give another token"):
+        says = (
+            "does not let this client in: the token has expired; give another token, with `diminuendo config set NAME "
+        )
+        with pytest.raises(UnauthenticatedError, match=says):
+            client.get("recorded")
+        fake.refusals.append(make_status(grpc.StatusCode.PERMISSION_DENIED, "it is for vision"))
+        with pytest.raises(PermissionDeniedError, match="does not allow that: it is for vision; give a token"):
             client.get("recorded")
 
 
@@ -414,14 +449,17 @@ def test_commands_call_the_context_that_is_named(
         assert client.project == "text"
     done = run_here("get", "j", "--context", "hare")
     assert (done.returncode, "did you mean here?" in done.stderr) == (2, True)
-    monkeypatch.setenv("DIMINUENDO_SERVER", fake.target)
-    monkeypatch.setenv("DIMINUENDO_PROJECT", "vision")
-    done = run_here("get", "j", "--context", "dead")
-    assert (done.returncode, done.stderr) == (
-        *(0, f"note: DIMINUENDO_SERVER={fake.target} is called, and not the server of dead\n"),
-    )
+    monkeypatch.setenv("DIMINUENDO_SERVER", AWAY)
+    monkeypatch.setenv("DIMINUENDO_TOKEN", "elsewhere")
+    assert run_here("get", "j", "--context", "here").returncode == 0, "what is typed comes first"
+    assert heard.calls[-1] == ("GetJob", "Bearer s3cret")
+    assert run_here("get", "j", "--server", fake.target, "--project", "vision").returncode == 0
     name, token = heard.calls[-1]
     assert (name, token is None) == ("GetJob", True), "the token is of another server"
+    monkeypatch.setenv("DIMINUENDO_SERVER", fake.target)
+    monkeypatch.setenv("DIMINUENDO_PROJECT", "vision")
+    assert run_here("get", "j").returncode == 0
+    assert heard.calls[-1] == ("GetJob", "Bearer elsewhere")
     with Client.from_context("dead") as client:
         assert client.target == AWAY, "a name in code is taken as it is"
     with Client.from_context() as client:

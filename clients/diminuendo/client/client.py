@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -42,8 +42,12 @@ class Client:
         timeout_s: float = 10.0,
         config: ClientConfig | None = None,
         token: str | None = None,
+        token_file: Path | str | None = None,
+        renew_token: Callable[[], str | None] | None = None,
         tls: bool = False,
         ca_file: Path | str | None = None,
+        cert_file: Path | str | None = None,
+        key_file: Path | str | None = None,
         allow_insecure_token: bool = False,
     ) -> None:
         """Make a client; nothing is sent before the first call.
@@ -53,18 +57,30 @@ class Client:
             project: The project that jobs are submitted to and listed from.
             timeout_s: Deadline of a call, its retries included; ignored when `config` is given.
             config: Every other setting.
-            token: Sent with every call as ``authorization: Bearer TOKEN``. The conductor does not check it yet; what
-                stands in front of it may.
+            token: Sent with every call as ``authorization: Bearer TOKEN``.
+            token_file: A file with the token, in place of `token`; read again when the server refuses the token.
+            renew_token: Asked for the token of the moment when the server refuses the one before; None where there is
+                no newer one.
             tls: Speak TLS, and check the server's certificate.
             ca_file: PEM file of the authorities that are trusted; None: those that gRPC trusts.
+            cert_file: PEM file of a certificate of this client's own, where the server asks for one.
+            key_file: PEM file of that certificate's key.
             allow_insecure_token: Let a token leave this machine on a line that is not encrypted.
 
         Raises:
-            InvalidArgumentError: The target is not HOST:PORT, the `ca_file` cannot be read, or the token would go
+            InvalidArgumentError: The target is not HOST:PORT, a file cannot be read, or the token would go
                 unencrypted to another machine.
         """
-        certificates = None if ca_file is None else Path(ca_file)
-        access = Access(token=token, tls=tls, ca_file=certificates, allow_insecure_token=allow_insecure_token)
+        access = Access.of(
+            token=token,
+            token_file=token_file,
+            renew_token=renew_token,
+            tls=tls,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            allow_insecure_token=allow_insecure_token,
+        )
         self.project = project
         self._connection = Connection(check_target(target), config or ClientConfig(timeout_s=timeout_s), access)
         self._stub = job_service_pb2_grpc.JobServiceStub(self._connection.channel)
@@ -82,8 +98,8 @@ class Client:
 
         Args:
             name: The context, taken as it is. None: whom commands would call, which is what ``DIMINUENDO_SERVER``,
-                ``DIMINUENDO_PROJECT``, ``DIMINUENDO_TOKEN`` and ``DIMINUENDO_CONTEXT`` say, else the current context,
-                else this machine.
+                ``DIMINUENDO_PROJECT``, ``DIMINUENDO_TOKEN``, ``DIMINUENDO_TOKEN_FILE`` and ``DIMINUENDO_CONTEXT`` say,
+                else the current context, else this machine.
             project: In place of the context's project.
             timeout_s: As in `Client`.
             config: As in `Client`.
@@ -96,8 +112,9 @@ class Client:
             found = resolve(project=project)
             server, within, access = found.server, found.project, found.access
         else:
-            context = read().get(name)
-            server, within, access = context.server, project or context.project or DEFAULT_PROJECT, context.access
+            contexts = read()
+            context, access = contexts.get(name), contexts.access(name)
+            server, within = context.server, project or context.project or DEFAULT_PROJECT
         return cls(
             server,
             project=within,

@@ -12,6 +12,9 @@ The file is ``~/.config/diminuendo/config.toml`` (below ``XDG_CONFIG_HOME`` wher
     tls = true
     ca_file = "/etc/ssl/lab.pem"
 
+A token follows its server: that of a context goes to the context's server alone, and ``DIMINUENDO_TOKEN`` to the one of
+``DIMINUENDO_SERVER`` where both are set.
+
 Imports no gRPC.
 """
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fcntl
+import functools
 import json
 import os
 import tempfile
@@ -33,7 +37,8 @@ from diminuendo.client.config import DEFAULT_TARGET, Access, check_target, check
 from diminuendo.client.errors import InvalidArgumentError
 
 CONFIG, CONTEXT = "DIMINUENDO_CLIENT_CONFIG", "DIMINUENDO_CONTEXT"
-SERVER, PROJECT, TOKEN = "DIMINUENDO_SERVER", "DIMINUENDO_PROJECT", "DIMINUENDO_TOKEN"
+SERVER, PROJECT = "DIMINUENDO_SERVER", "DIMINUENDO_PROJECT"
+TOKEN, TOKEN_FILE = "DIMINUENDO_TOKEN", "DIMINUENDO_TOKEN_FILE"
 DEFAULT_PROJECT = "default"
 _HEAD = "# Kept by `diminuendo config`, which keeps no comments.\n"
 
@@ -48,6 +53,8 @@ class Context:
         token: Sent with every call, see `Access.token`; it is sent to no other server.
         tls: Whether the server speaks TLS.
         ca_file: PEM file of the authorities that are trusted.
+        cert_file: PEM file of a certificate of the client's own, where the server asks for one.
+        key_file: PEM file of that certificate's key.
         allow_insecure_token: Whether the token may leave this machine on a line that is not encrypted.
     """
 
@@ -56,13 +63,20 @@ class Context:
     token: str | None = field(default=None, repr=False)
     tls: bool = False
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     allow_insecure_token: bool = False
 
     @property
     def access(self) -> Access:
         """What a connection to its server needs."""
         return Access(
-            token=self.token, tls=self.tls, ca_file=self.ca_file, allow_insecure_token=self.allow_insecure_token
+            token=self.token,
+            tls=self.tls,
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            allow_insecure_token=self.allow_insecure_token,
         )
 
     def check(self) -> None:
@@ -91,6 +105,17 @@ class Contexts:
         near = _near(name, self.by_name) or "make it with `diminuendo config set`"
         raise InvalidArgumentError.of("context", f"{name!r} is not in {self.path}; {near}")
 
+    def access(self, name: str) -> Access:
+        """What a connection to a context's server needs; its token is looked up again when the server refuses it.
+
+        Raises:
+            InvalidArgumentError: There is no such context.
+        """
+        context = self.get(name)
+        if context.token is None:
+            return context.access
+        return replace(context.access, renew_token=functools.partial(_token_of, self.path, name, context.server))
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -110,6 +135,12 @@ class Endpoint:
     access: Access
     origins: Mapping[str, str]
     context: str | None = None
+
+
+def _token_of(path: Path, name: str, server: str) -> str | None:
+    """The token that a context has by now; None where it is of another server, or gone."""
+    context = read(path).by_name.get(name)
+    return context.token if context is not None and context.server == server else None
 
 
 def config_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -189,9 +220,11 @@ def resolve(
     *,
     environ: Mapping[str, str] = os.environ,
 ) -> Endpoint:
-    """Whom to call: what is given, else what the environment says, else the context, else this machine.
+    """Whom to call: what is given, else what a named context has, else what the environment says, else what the
+    current context has, else this machine.
 
-    A context's token and TLS are for its own server: where another server is called, they are left out.
+    A context that is named in the environment counts as a current one. A token and TLS go to their own server alone:
+    a context's to the context's, and a token of the environment to the server of the environment, where it names one.
 
     Args:
         server: ``HOST:PORT``.
@@ -205,19 +238,35 @@ def resolve(
     contexts = read(config_path(environ))
     name = context or environ.get(CONTEXT) or contexts.current
     chosen = contexts.get(name) if name else None
-    of_context = f"context {name}"
 
     def first(given: str | None, variable: str, kept: str | None, default: str) -> tuple[str, str]:
-        choices = ((given, "option"), (environ.get(variable), variable), (kept, of_context))
+        choices = [(environ.get(variable), variable), (kept, f"context {name}")]
+        choices = [(given, "option"), *(reversed(choices) if context else choices)]
         return next(((value, origin) for value, origin in choices if value), (default, "default"))
 
     called, said = first(server, SERVER, chosen.server if chosen else None, DEFAULT_TARGET)
-    own = chosen.access if chosen and chosen.server == called else Access()
-    token, token_said = first(None, TOKEN, own.token, "")
-    access = replace(own, token=token or None)
     within, within_said = first(project, PROJECT, chosen.project if chosen else None, DEFAULT_PROJECT)
+    own = contexts.access(name) if name and chosen and chosen.server == called else Access()
+    access, token_said = own, f"context {name}" if own.token else "default"
+    elsewhere = environ.get(SERVER) not in (None, "", called)
+    if not elsewhere and not (context and own.token) and (variable := _token_variable(environ)):
+        access, token_said = _with_token(own, variable, environ[variable]), variable
     origins = {"server": said, "project": within_said, "token": token_said}
     return Endpoint(called, within, access, origins, name)
+
+
+def _token_variable(environ: Mapping[str, str]) -> str | None:
+    """The variable that says the token, if one does; InvalidArgumentError when two do."""
+    given = [name for name in (TOKEN, TOKEN_FILE) if environ.get(name)]
+    if len(given) > 1:
+        raise InvalidArgumentError.of("token", f"{TOKEN_FILE}={environ[TOKEN_FILE]} is beside {TOKEN}; set one of them")
+    return given[0] if given else None
+
+
+def _with_token(access: Access, variable: str, value: str) -> Access:
+    if variable == TOKEN:
+        return replace(access, token=value, renew_token=None)
+    return replace(access, token=None, renew_token=None, token_file=Path(value).expanduser())
 
 
 def check_name(name: str) -> str:
@@ -235,7 +284,7 @@ def _context(table: object, where: str) -> Context:
         _of_type(value, bool if name in ("tls", "allow_insecure_token") else str, f"{where}.{name}")
     if "server" not in found:
         raise InvalidArgumentError.of("config", f"{where} has no server; give it one, as HOST:PORT")
-    given = {**found, "ca_file": Path(found["ca_file"])} if "ca_file" in found else found
+    given: dict[str, Any] = {name: Path(value) if name.endswith("_file") else value for name, value in found.items()}
     context = Context(**given)
     check_target(context.server)
     if context.token is not None:

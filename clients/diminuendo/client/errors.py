@@ -3,8 +3,12 @@
     DiminuendoError
     ├── ServerUnavailableError    nobody answers, or not in time; retried before it is raised
     ├── ServerError               the server failed, or broke its contract
+    │   └── ServerVersionError    the server is of another version, and does not know what was asked for
+    ├── UnauthenticatedError      no token, or one that the server does not know (any more), or that has expired
+    ├── PermissionDeniedError     the token is known, and is not for this project or this kind of call
     ├── InvalidArgumentError      a field of the request is wrong; `violations` says which
-    │   └── BundleError           a folder that is no bundle, or one that cannot be packed
+    │   ├── BundleError           a folder that is no bundle, or one that cannot be packed
+    │   └── FleetFileError        a fleet's file with mistakes; `problems` has all of them
     ├── NotFoundError             no such job, network or content
     ├── AlreadyExistsError        the name, or the request_id with another content, is taken
     ├── FailedPreconditionError   not in the job's present state
@@ -46,6 +50,34 @@ class ServerError(DiminuendoError):
     """The server failed or broke its contract (INTERNAL, UNKNOWN, ...). Not retried."""
 
 
+class ServerVersionError(ServerError):
+    """Server and client are of different versions, and the older one lacks what the other asks for (UNIMPLEMENTED, or
+    INVALID_ARGUMENT with the reason UNKNOWN_FIELD). Not retried: one of them has to be updated.
+
+    Attributes:
+        client_version: Of this client, such as ``0.1.0``.
+        server_version: Of the server; None where it does not say.
+    """
+
+    def __init__(
+        self, message: str, *, reason: str = "", client_version: str = "", server_version: str | None = None
+    ) -> None:
+        """Make an error that names both versions."""
+        super().__init__(message, reason=reason)
+        self.client_version = client_version
+        self.server_version = server_version
+
+
+class UnauthenticatedError(DiminuendoError):
+    """The server takes no call without a token that it knows (UNAUTHENTICATED). Raised once there is no newer token
+    where this one came from: a token file, or a context. Not retried otherwise.
+    """
+
+
+class PermissionDeniedError(DiminuendoError):
+    """The token is not for this project, or its role not for this call (PERMISSION_DENIED). Not retried."""
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One wrong field of a request.
@@ -79,6 +111,19 @@ class InvalidArgumentError(DiminuendoError):
 
 class BundleError(InvalidArgumentError):
     """A folder that is no bundle, or cannot be packed as it is. Nothing was sent."""
+
+
+class FleetFileError(InvalidArgumentError):
+    """A fleet's file that cannot be meant as it is. Nothing was sent.
+
+    Attributes:
+        problems: Every mistake as ``FILE:LINE: field: value and remedy``, by line.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Make an error of every mistake of a file."""
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
 
 
 class NotFoundError(DiminuendoError):

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped, unused-
 from grpc_status import rpc_status  # type: ignore[import-untyped, unused-ignore]
 
 from diminuendo.client import errors
+from diminuendo.client.caller import Caller, Metadata, refused_message, said_version, version_error
 from diminuendo.client.config import Access, ClientConfig, RetryPolicy, is_loopback
 from diminuendo.client.oneline import one_line
 
@@ -36,13 +38,15 @@ _CLASSES: dict[grpc.StatusCode, type[errors.DiminuendoError]] = {
     grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExistsError,
     grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPreconditionError,
     grpc.StatusCode.ABORTED: errors.ConflictError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDeniedError,
 }
 
 
 _ANSWERED = (grpc.Call, grpc.aio.AioRpcError)
 """Errors that know how the call ended."""
-_REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
-_ANOTHER_TOKEN = "give another token, with DIMINUENDO_TOKEN or `diminuendo config set NAME --token-file FILE`"
+_UNKNOWN_FIELD = "UNKNOWN_FIELD"
+"""Reason of a server for which a request has fields of a later version."""
 _NOBODY = Access()
 
 
@@ -85,16 +89,17 @@ class Connection:
         """Open a channel; nothing is sent before the first call.
 
         Raises:
-            InvalidArgumentError: The access cannot be, see `Access.check`, or its `ca_file` cannot be read.
+            InvalidArgumentError: The access cannot be, see `Access.check`, or a file of it cannot be read.
         """
         access.check(target)
         self.target = target
         self._where = f"{target} by TLS" if access.tls else target
-        self._metadata = None if access.token is None else (("authorization", f"Bearer {access.token}"),)
+        self.caller = Caller(access)
         self.config = config
         self.closed = threading.Event()
         self.without_urls: set[str] = set()  # `put`, `get`: for what the server's store gives no URL that can be used
         self._answered = False
+        self._version: str | None = None
         self.channel = _channel(target, access)
         self._probe: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
@@ -121,10 +126,13 @@ class Connection:
         self._require_server(deadline)
         backoff = Backoff(self.config.retry, self.closed)
         while True:
+            metadata = self.caller.metadata
             try:
                 left_s = max(0.001, deadline - time.monotonic())
-                return method(request, timeout=left_s, metadata=self._metadata)
+                return method(request, timeout=left_s, metadata=metadata)
             except grpc.RpcError as error:
+                if self._token_renewed(error, metadata):
+                    continue
                 patient = backoff.failing_s < self.config.connect_s and time.monotonic() < deadline
                 if self.closed.is_set() or code_of(error) is not grpc.StatusCode.UNAVAILABLE or not patient:
                     raise error_from(error, self._where) from error
@@ -153,13 +161,16 @@ class Connection:
         backoff = Backoff(self.config.retry, self.closed)
         while (left_s := self._stream_s(until)) > 0:
             opened = time.monotonic()
-            call = method(request(), timeout=left_s, metadata=self._metadata)
+            metadata = self.caller.metadata
+            call = method(request(), timeout=left_s, metadata=metadata)
             try:
                 for message in call:
                     backoff.progress()
                     yield message
                 return
             except grpc.RpcError as error:
+                if self._token_renewed(error, metadata):
+                    continue
                 failure = error_from(error, self._where)
                 if self.closed.is_set() or code_of(error) not in CUTS:
                     raise failure from error
@@ -177,17 +188,32 @@ class Connection:
         """One call whose request is a stream, of `stream_s` at most. Not tried again: ask first what has arrived.
 
         Raises:
-            ServerUnavailableError: It was cut.
+            ServerUnavailableError: It was cut, or its token was refused and there is a newer one by now.
             DiminuendoError: By the status code; see `errors`.
         """
         self._require_server(None)
+        metadata = self.caller.metadata
         try:
-            return method(requests, timeout=self.config.stream_s, metadata=self._metadata)
+            return method(requests, timeout=self.config.stream_s, metadata=metadata)
         except grpc.RpcError as error:
             failure = error_from(error, self._where)
-            if code_of(error) in CUTS and not isinstance(failure, errors.ConflictError):
+            cut = code_of(error) in CUTS and not isinstance(failure, errors.ConflictError)
+            if cut or self._token_renewed(error, metadata):
                 raise errors.ServerUnavailableError(failure.message, reason=failure.reason) from error
             raise failure from error
+
+    def server_version(self, timeout_s: float | None = None) -> str | None:
+        """The server's version, such as ``0.1.0``; None where it does not say.
+
+        Raises:
+            ServerUnavailableError: Nobody answers.
+        """
+        self._require_server(time.monotonic() + (self.config.connect_s if timeout_s is None else timeout_s))
+        return self._version
+
+    def _token_renewed(self, error: grpc.RpcError, metadata: Metadata) -> bool:
+        """Whether the server refused the token that the call was made with, and there is a newer one."""
+        return code_of(error) is grpc.StatusCode.UNAUTHENTICATED and self.caller.renewed(metadata)
 
     def _stream_s(self, until: float | None) -> float:
         """Deadline of the next opening of a stream, in seconds from now."""
@@ -227,9 +253,11 @@ class Connection:
         is closed meanwhile.
         """
         try:
-            self._probe(b"", timeout=timeout_s, wait_for_ready=True, metadata=self._metadata)
+            _, call = self._probe.with_call(b"", timeout=timeout_s, wait_for_ready=True, metadata=self.caller.metadata)
         except grpc.RpcError as error:
+            self._version = version_said_by(error)
             return code_of(error) not in CUTS
+        self._version = said_version(call.initial_metadata())
         return True
 
 
@@ -240,18 +268,27 @@ def error_from(error: grpc.RpcError, where: str) -> errors.DiminuendoError:
     info, violations = _google_rpc(error)
     message = one_line(details or "") or f"the server at {where} answered {code.name} without a message"
     kind = _CLASSES.get(code, errors.ServerError)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return version_error(where, message, version_said_by(error), reason=info.reason)
     if kind is errors.InvalidArgumentError:
         text = "; ".join(f"{item.field}: {item.description}" for item in violations)
+        if info.reason == _UNKNOWN_FIELD:
+            return version_error(where, text or message, version_said_by(error), reason=info.reason)
         return errors.InvalidArgumentError(text or message, reason=info.reason, violations=violations)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"the server at {where} did not answer in time; try again, or give a longer timeout"
     elif code is grpc.StatusCode.UNAVAILABLE and not info.reason:
         message = nobody_at(where)
-    elif code in _REFUSED:
-        message = f"the server at {where} does not let this client in: {message}; {_ANOTHER_TOKEN}"
+    elif code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        message = refused_message(where, message, known=code is grpc.StatusCode.PERMISSION_DENIED)
     elif kind is errors.ServerError:
         message = f"the server at {where} failed ({code.name}): {message}; see its log"
     return kind(message, reason=info.reason)
+
+
+def version_said_by(error: grpc.RpcError) -> str | None:
+    """The version of the server that failed a call; None where it does not say."""
+    return said_version(error.initial_metadata()) if isinstance(error, _ANSWERED) else None
 
 
 def _google_rpc(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, list[errors.Violation]]:
@@ -295,14 +332,20 @@ def _channel(target: str, access: Access) -> grpc.Channel:
 
 
 def channel_credentials(access: Access) -> grpc.ChannelCredentials:
-    """What TLS needs; InvalidArgumentError where the `ca_file` cannot be read."""
+    """What TLS needs; InvalidArgumentError where a file of it cannot be read."""
+    roots, key, chain = (_pem(access, name) for name in ("ca_file", "key_file", "cert_file"))
+    return grpc.ssl_channel_credentials(roots, key, chain)
+
+
+def _pem(access: Access, name: str) -> bytes | None:
+    path: Path | None = getattr(access, name)
     try:
-        roots = None if access.ca_file is None else access.ca_file.read_bytes()
+        return None if path is None else path.read_bytes()
     except OSError as error:
+        kind = "the key of cert_file" if name == "key_file" else "certificates"
         raise errors.InvalidArgumentError.of(
-            "ca_file", f"{access.ca_file} cannot be read ({error.strerror}); give a PEM file of certificates"
+            name, f"{path} cannot be read ({error.strerror}); give a PEM file of {kind}"
         ) from error
-    return grpc.ssl_channel_credentials(roots)
 
 
 def channel_options(target: str) -> list[tuple[str, int | str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from diminuendo.client import contexts
 from diminuendo.client.cli import options
-from diminuendo.client.config import check_token
+from diminuendo.client.config import Access, check_token
 from diminuendo.client.contexts import Context, Contexts
 from diminuendo.client.display.page import page
 from diminuendo.client.errors import InvalidArgumentError
@@ -42,6 +43,13 @@ def set_context(
     ca_file: Annotated[
         Path | None, typer.Option("--ca-file", metavar="FILE", help="PEM file of the authorities to trust.")
     ] = None,
+    cert_file: Annotated[
+        Path | None,
+        typer.Option("--cert-file", metavar="FILE", help="PEM file of a certificate of yours, if the server asks."),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", metavar="FILE", help="PEM file of that certificate's key.")
+    ] = None,
     allow_insecure_token: Annotated[
         bool | None,
         typer.Option(
@@ -59,12 +67,13 @@ def set_context(
         "project": project,
         "token": None if token_file is None else _token(token_file),
         "tls": tls,
-        "ca_file": None if ca_file is None else ca_file.absolute(),
         "allow_insecure_token": allow_insecure_token,
     }
+    files = {"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
+    given |= {field: None if file is None else file.absolute() for field, file in files.items()}
     given = {field: value for field, value in given.items() if value is not None}
     given |= {"token": None} if no_token else {}
-    given |= {"ca_file": None} if tls is False and ca_file is None else {}
+    given |= {field: None for field, file in files.items() if tls is False and file is None}
     with contexts.changing() as found:
         context = _changed(found, contexts.check_name(name), given)
         context.check()
@@ -88,7 +97,7 @@ def list_contexts(output: options.Output = "table") -> None:
     found = contexts.read()
     if output == "json":
         rows = [
-            {"name": name, "current": name == found.current, **_shown(context)}
+            {"name": name, "current": name == found.current, **_shown(context.server, context.project, context.access)}
             for name, context in found.by_name.items()
         ]
         typer.echo(json.dumps(rows, indent=2))
@@ -106,17 +115,18 @@ def show(
 ) -> None:
     """Show a context, or whom commands call now; tokens are not shown."""
     found = contexts.read()
+    origins: Mapping[str, str] = {}
     if name is not None:
-        rows: dict[str, Any] = {"context": name, **_shown(found.get(name))}
+        context = found.get(name)
+        rows: dict[str, Any] = {"context": name, **_shown(context.server, context.project, context.access)}
     else:
         now = contexts.resolve()
-        whole = Context(server=now.server, project=now.project, **asdict(now.access))
-        rows = {"context": now.context, **_shown(whole), "origins": dict(now.origins)}
+        rows = {"context": now.context, **_shown(now.server, now.project, now.access)}
+        origins = now.origins
     rows["file"] = str(found.path)
     if output == "json":
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(rows if name is not None else {**rows, "origins": dict(origins)}, indent=2))
         return
-    origins = rows.pop("origins", {})
     for field, value in rows.items():
         origin = origins.get(field, "")
         shown = {None: "none", True: "yes", False: "no"}.get(value, value)
@@ -149,15 +159,16 @@ def _token(file: Path) -> str:
         raise InvalidArgumentError.of("token_file", f"{file} is no text; give a file with the token alone") from None
 
 
-def _shown(context: Context) -> dict[str, Any]:
-    """What may be seen of a context: whether there is a token, but not which."""
+def _shown(server: str, project: str | None, access: Access) -> dict[str, Any]:
+    """What may be seen of whom is called: whether there is a token, but not which."""
+    files = {name: getattr(access, name) for name in ("ca_file", "cert_file", "key_file")}
     return {
-        "server": context.server,
-        "project": context.project or contexts.DEFAULT_PROJECT,
-        "token": context.token is not None,
-        "tls": context.tls,
-        "ca_file": None if context.ca_file is None else str(context.ca_file),
-        "allow_insecure_token": context.allow_insecure_token,
+        "server": server,
+        "project": project or contexts.DEFAULT_PROJECT,
+        "token": access.token is not None or access.token_file is not None,
+        "tls": access.tls,
+        **{name: None if path is None else str(path) for name, path in files.items()},
+        "allow_insecure_token": access.allow_insecure_token,
     }
 
 
@@ -166,7 +177,7 @@ def _table(found: Contexts) -> Table:
     for column in ("current", "context", "server", "project", "token", "tls"):
         table.add_column(column, no_wrap=True)
     for name, context in found.by_name.items():
-        shown = _shown(context)
+        shown = _shown(context.server, context.project, context.access)
         marks = ["yes" if shown[field] else "" for field in ("token", "tls")]
         table.add_row("*" if name == found.current else "", name, context.server, shown["project"], *marks)
     return table
