@@ -42,8 +42,9 @@ from diminuendo.engine.search.settings import EffortName  # noqa: E402
 from diminuendo.engine.search.work import Evaluate, Work, answer_to_bytes  # noqa: E402
 from diminuendo.services.common import logs  # noqa: E402
 from diminuendo.services.coordinator.bundles import Environment  # noqa: E402
-from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits, Post  # noqa: E402
+from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits  # noqa: E402
 from diminuendo.services.coordinator.line import Claim  # noqa: E402
+from diminuendo.services.coordinator.post import Post  # noqa: E402
 from diminuendo.services.evaluator.actor import Hello, Report  # noqa: E402
 
 WEIGHTS = {"a": 1.0, "b": 1.5, "c": 2.0, "d": 2.5, "e": 3.0}

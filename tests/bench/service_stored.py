@@ -27,11 +27,11 @@ from diminuendo.engine.search.work import Work  # noqa: E402
 from diminuendo.engine.store import DirectoryStore  # noqa: E402
 from diminuendo.services.coordinator.attempts import AttemptLost  # noqa: E402
 from diminuendo.services.coordinator.bundles import Environment  # noqa: E402
-from diminuendo.services.coordinator.dispatcher import Accounts  # noqa: E402
 from diminuendo.services.coordinator.executor import RayExecutor  # noqa: E402
 from diminuendo.services.coordinator.job import JobRunner  # noqa: E402
 from diminuendo.services.coordinator.ledger import Stats  # noqa: E402
 from diminuendo.services.coordinator.line import Claim  # noqa: E402
+from diminuendo.services.coordinator.post import Accounts  # noqa: E402
 from diminuendo.services.coordinator.rpc import Conductor  # noqa: E402
 
 LISTINGS: Mapping[str, Mapping[str, Any]] = {

@@ -98,8 +98,8 @@ async def test_what_cannot_be_is_refused(api: Api, failing: Callable[[Awaitable[
     nameless = await failing(tell(api, coordinator("")))
     assert nameless.code is grpc.StatusCode.INVALID_ARGUMENT
     assert nameless.fields == {"coordinator.name": "'' is no name; give 1 to 255 characters"}
-    large = await failing(tell(api, coordinator("c", *(doing(f"e{i}", BUSY, "j" * 1000) for i in range(1100)))))
-    assert large.fields["coordinator"].endswith("give at most 1048576: run several coordinators instead")
+    large = await failing(tell(api, coordinator("c", *(doing(f"e{i}", BUSY, "j" * 1000) for i in range(3200)))))
+    assert large.fields["coordinator"].endswith("give at most 3145728: run several coordinators instead")
     assert (await failing(cluster(api, "a"))).fields["job"].startswith("'a'")
 
 

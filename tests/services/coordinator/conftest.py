@@ -16,8 +16,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from diminuendo.v1 import (
+    cluster_service_pb2,
+    cluster_service_pb2_grpc,
+    coordinator_service_pb2_grpc,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
 from diminuendo.v1 import coordinator_service_pb2 as held
-from diminuendo.v1 import coordinator_service_pb2_grpc, job_pb2, job_service_pb2, job_service_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
 from diminuendo.services.coordinator.environment import isolate
@@ -143,6 +150,7 @@ class Server:
     conductor: ConductorProcess
     jobs: job_service_pb2_grpc.JobServiceStub
     coordinators: coordinator_service_pb2_grpc.CoordinatorServiceStub
+    clusters: cluster_service_pb2_grpc.ClusterServiceStub
     connection: Conductor
     stop: threading.Event
     seed: int = 0
@@ -163,6 +171,11 @@ class Server:
         response = self.coordinators.LeaseJob(request, timeout=10)
         assert response.HasField("lease")
         return response.lease
+
+    def coordinator(self, name: str = "test", job: str = "") -> cluster_service_pb2.Coordinator:
+        """What a coordinator has told of itself, as clients see it; an empty message when it is not known."""
+        told = self.clusters.GetCluster(cluster_service_pb2.GetClusterRequest(job=job), timeout=10).coordinators
+        return next((one for one in told if one.name == name), cluster_service_pb2.Coordinator())
 
     def end_all(self) -> None:
         """End every job that has not ended, so that the next test finds none."""
@@ -191,7 +204,8 @@ def serving(data: Path, *, lease_s: float = 30.0) -> Iterator[Server]:
         with grpc.insecure_channel(conductor.target) as channel:
             jobs = job_service_pb2_grpc.JobServiceStub(channel)
             coordinators = coordinator_service_pb2_grpc.CoordinatorServiceStub(channel)
-            yield Server(conductor, jobs, coordinators, connection, stop)
+            clusters = cluster_service_pb2_grpc.ClusterServiceStub(channel)
+            yield Server(conductor, jobs, coordinators, clusters, connection, stop)
     finally:
         connection.close()
         conductor.kill()

@@ -13,8 +13,9 @@ from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import Done
 from diminuendo.engine.search.work import Evaluated, Failed, Work, answer_to_bytes
 from diminuendo.services.coordinator.bundles import COMMON, Environment
-from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits, Post
+from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits
 from diminuendo.services.coordinator.line import Claim
+from diminuendo.services.coordinator.post import Post
 from diminuendo.services.evaluator.actor import Hello, Report
 
 PACKAGES = Environment("1" * 64, ("no-such-package",))

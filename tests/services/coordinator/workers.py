@@ -21,6 +21,7 @@ WORLD = "tests.services.coordinator.workers:WorldWorker"
 SLOW_WORLD = "tests.services.coordinator.workers:SlowWorldWorker"
 LATE = "tests.services.coordinator.workers:LateWorker"
 DEADLY = "tests.services.coordinator.workers:DeadlyWorker"
+HELD_UP = "tests.services.coordinator.workers:HeldUpWorker"
 MISSING = "tests.services.coordinator.workers:NoSuchWorker"
 
 
@@ -82,6 +83,15 @@ class ScriptedWorker:
             raise SystemExit(4)
         elif command == "bug":
             raise KeyError("no such layer")
+
+
+class HeldUpWorker(ScriptedWorker):
+    """Is not there before a file ``hold`` beside the artifacts is gone."""
+
+    def __init__(self, store: DirectoryStore) -> None:
+        super().__init__(store)
+        while (store.root.parent / "hold").exists():
+            time.sleep(0.02)
 
 
 class WorldWorker:

@@ -7,7 +7,7 @@ from diminuendo.v1 import cluster_service_pb2, coordinator_service_pb2
 from diminuendo.services.conductor.validate import Problems, job_name
 
 MIB = 1024 * 1024
-MAX_REPORT = MIB
+MAX_REPORT = 3 * MIB
 MAX_ANSWER = 3 * MIB
 
 

@@ -21,6 +21,9 @@ NAMESPACE = "diminuendo"
 _OBJECT_STORE = 100 * 2**20
 """Bytes. Works and answers are small and travel inside messages; Ray's least is 75 MiB."""
 
+_MOST_DEAD = 20
+"""Nodes that are gone which are told of: a cluster that grows and shrinks has many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -41,6 +44,46 @@ class Cluster:
 
     evaluators: int
     share: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster.
+
+    Attributes:
+        name: Host name.
+        alive: Whether Ray counts on it.
+        memory_bytes: Of the host, that Ray gives to what asks for memory.
+    """
+
+    name: str
+    alive: bool
+    cpus: float
+    gpus: float
+    memory_bytes: float
+
+
+def nodes() -> tuple[Node, ...]:
+    """The nodes of the connected cluster in the order of their names; of dead ones that are gone for good, a few."""
+    found = [
+        Node(
+            name=str(node["NodeManagerHostname"] or node["NodeManagerAddress"]),
+            alive=bool(node["Alive"]),
+            cpus=float(node["Resources"].get("CPU", 0.0)),
+            gpus=float(node["Resources"].get("GPU", 0.0)),
+            memory_bytes=float(node["Resources"].get("memory", 0.0)),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+    ]
+    alive = [node for node in found if node.alive]
+    there = {node.name for node in alive}
+    dead = [node for node in found if not node.alive and node.name not in there][-_MOST_DEAD:]
+    return tuple(sorted([*alive, *dead], key=lambda node: node.name))
+
+
+def cluster_address() -> str:
+    """HOST:PORT of the connected cluster."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @contextmanager

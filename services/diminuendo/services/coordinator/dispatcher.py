@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
@@ -22,8 +22,10 @@ from diminuendo.services.coordinator.attempts import AttemptLost, Loss
 from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.ledger import Ledger
 from diminuendo.services.coordinator.line import Claim, Line
+from diminuendo.services.coordinator.post import Post
 from diminuendo.services.coordinator.slot import Attempts, Slot, Spawn
-from diminuendo.services.evaluator.actor import Report
+from diminuendo.services.coordinator.standing import Standing
+from diminuendo.services.evaluator.actor import Hello, Report
 
 log = logs.get(__name__)
 
@@ -39,49 +41,25 @@ class Limits:
         start_s: Seconds from the start of an evaluator to its first answer; on a full cluster it waits for room.
         backoff_s: Seconds before an evaluator that could not be started is started again; doubles up to 30 s.
         memory_bytes: Host memory of one evaluator; None: as much as there is.
+        look_s: Seconds between two looks whether an evaluator that has nothing to do is still there.
     """
 
     work_s: float = 3600.0
     start_s: float = 180.0
     backoff_s: float = 0.5
     memory_bytes: int | None = None
-
-
-@dataclass
-class Accounts:
-    """What a job has had: works that came to an answer, attempts that did not, and evaluator-seconds of all."""
-
-    works_done: int = 0
-    attempts_lost: int = 0
-    busy_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Post:
-    """Where a job hears of what happens.
-
-    Attributes:
-        outbox: Works that are done.
-        warnings: (reason, message) of what its owner should know.
-        losses: Attempts that came to nothing, for its log.
-        changed: Set whenever an evaluator takes or leaves a work of any job; whoever waits for it clears it.
-        accounts: The dispatcher's; ask it for them.
-    """
-
-    outbox: queue.SimpleQueue[Done] = field(default_factory=queue.SimpleQueue)
-    warnings: queue.SimpleQueue[tuple[str, str]] = field(default_factory=queue.SimpleQueue)
-    losses: queue.SimpleQueue[AttemptLost] = field(default_factory=queue.SimpleQueue)
-    changed: threading.Event = field(default_factory=threading.Event)
-    accounts: Accounts = field(default_factory=Accounts)
+    look_s: float = 3.0
 
 
 class Dispatcher(threading.Thread):
-    """Use `post` from any thread; every other method belongs to this one.
+    """Use `post` from any thread; where nothing else is said, the other methods belong to this one.
 
     Attributes:
         usable: Cleared, as by a circuit breaker, once no evaluator can be started; set again when one has. Whatever
             stands in line then waits for nothing.
         trouble: Why it was cleared last.
+        changed: Set whenever an evaluator does another thing than before; whoever waits for it clears it.
+        works_waiting: Works of all jobs that stand in line.
     """
 
     def __init__(
@@ -89,27 +67,34 @@ class Dispatcher(threading.Thread):
     ) -> None:
         """Prepare; `start` starts the thread, and the evaluators with it."""
         super().__init__(name="dispatcher", daemon=True)
-        self.statuses: tuple[tuple[str, str], ...] = tuple((name, "") for name in names)
         self.error: BaseException | None = None
         self.usable, self.trouble = threading.Event(), ""
         self.usable.set()
         self.ledger = Ledger(tuple(names), clock)
+        self.changed, self.works_waiting = threading.Event(), 0
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._slots = [Slot(name) for name in names]
+        self._touched: dict[str, Slot] = {}
         self._line: Line[Attempts] = Line(len(names))
         self._posts: dict[str, Post] = {}
         self._spawn, self._limits, self._clock = spawn, limits, clock
         self._stopping = False
 
     def post(self, event: Callable[[], None]) -> None:
-        """Have this thread do something, after everything posted before."""
+        """Have this thread do something, after everything posted before. From any thread."""
         self._inbox.put(event)
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """What each evaluator does. From any thread."""
+        return tuple(slot.standing for slot in self._slots)
 
     def run(self) -> None:
         """Handle events until told to stop."""
         try:
             self.revive()
             while not self._stopping:
+                self._publish()
                 self._next_event()
         except BaseException as error:  # kept for the thread that waits for outcomes
             self.error = error
@@ -184,16 +169,32 @@ class Dispatcher(threading.Thread):
                 self._start(slot)
             elif slot.state == "starting":
                 self._start_failed(slot, f"no answer within {self._limits.start_s:g} s; is there room in the cluster?")
+            elif slot.state == "idle":
+                self._look(slot)
             else:
                 self._lost(slot, Loss("TIMEOUT", f"took longer than {self._limits.work_s:g} s"))
 
-    def _ready(self, slot: Slot, incarnation: int, error: BaseException | None) -> None:
+    def _look(self, slot: Slot) -> None:
+        """See whether an idle evaluator is still there: nobody else would notice before it is given a work."""
+        incarnation, slot.due = slot.incarnation, None
+        self._ping(slot, lambda future: self._looked(slot, incarnation, future.exception()))
+
+    def _looked(self, slot: Slot, incarnation: int, error: BaseException | None) -> None:
+        if incarnation != slot.incarnation or slot.state != "idle":
+            return
+        if error is not None:
+            self._lost(slot, failures.loss_of(error))
+        elif slot.due is None:
+            slot.due = self._clock() + self._limits.look_s
+
+    def _ready(self, slot: Slot, incarnation: int, future: Future[Hello]) -> None:
         if incarnation != slot.incarnation:
             return
+        error = future.exception()
         if error is not None:
             self._start_failed(slot, failures.loss_of(error).detail)
             return
-        slot.failed_starts = 0
+        slot.failed_starts, slot.lost, slot.lost_job, slot.node = 0, False, "", future.result().node
         self.usable.set()
         log.info("evaluator_ready", evaluator=slot.name)
         if slot.attempts is None:
@@ -225,15 +226,19 @@ class Dispatcher(threading.Thread):
         incarnation = slot.incarnation
         slot.handle, slot.state = self._spawn(slot.name, slot.environment), "starting"
         slot.due = self._clock() + self._limits.start_s
+        self._ping(slot, lambda future: self._ready(slot, incarnation, future))
+        self._touch(slot)
 
-        def ready(future: Future[object]) -> None:
-            self.post(lambda: self._ready(slot, incarnation, future.exception()))
-
-        slot.handle.ping().add_done_callback(ready)  # type: ignore[arg-type]
+    def _ping(self, slot: Slot, then: Callable[[Future[Hello]], None]) -> None:
+        """Have this thread do something once the evaluator has answered, or is found lost."""
+        if slot.handle is None:
+            raise RuntimeError(f"{slot.name} has no process to be asked")
+        slot.handle.ping().add_done_callback(lambda future: self.post(lambda: then(future)))
 
     def _start_failed(self, slot: Slot, reason: str) -> None:
         attempts, slot.environment = slot.attempts, COMMON
         self._drop(slot)
+        slot.lost = True
         if attempts is not None and attempts.environment.packages:  # they are to blame, so it is on the job's account
             slot.due = self._clock()
             log.warning(
@@ -262,7 +267,7 @@ class Dispatcher(threading.Thread):
         if slot.handle is not None:
             slot.handle.kill()
         self._put_down(slot)
-        slot.handle, slot.due, slot.state, slot.last_job = None, None, "away", ""
+        slot.handle, slot.due, slot.state, slot.last_job, slot.node = None, None, "away", "", ""
         self.ledger.away(slot.name)
 
     def _put_down(self, slot: Slot) -> None:
@@ -272,10 +277,11 @@ class Dispatcher(threading.Thread):
             self._line.ended(own.job, own.begun, now)
             self._posts[own.job].accounts.busy_s += now - own.begun
         slot.attempts = None
+        self._touch(slot)
 
     def _free(self, slot: Slot) -> None:
         self._put_down(slot)
-        slot.state, slot.due = "idle", None
+        slot.state, slot.due = "idle", self._clock() + self._limits.look_s
         self.ledger.idle(slot.name)
         self._dispatch()
 
@@ -294,6 +300,7 @@ class Dispatcher(threading.Thread):
                     break
                 self._give(slot, taken)
         self.ledger.line(self._line.ready)
+        self.works_waiting = len(self._line)
         self._publish()
 
     def _give(self, slot: Slot, attempts: Attempts) -> None:
@@ -313,6 +320,7 @@ class Dispatcher(threading.Thread):
         slot.state, slot.attempts, slot.last_job = "busy", attempts, attempts.job
         slot.due = self._clock() + self._limits.work_s
         self.ledger.busy(slot.name)
+        self._touch(slot)
 
         def returned(future: Future[Report]) -> None:
             self.post(lambda: self._returned(slot, incarnation, future))
@@ -322,7 +330,10 @@ class Dispatcher(threading.Thread):
     def _lost(self, slot: Slot, loss: Loss) -> None:
         """An attempt came to nothing: replace the evaluator, and try elsewhere or give up."""
         attempts = slot.attempts
+        if attempts is None:
+            log.warning("evaluator_lost", evaluator=slot.name, cause=loss.cause, detail=loss.detail)
         self._drop(slot)
+        slot.lost, slot.lost_job = True, "" if attempts is None else attempts.job
         self._start(slot)
         if attempts is not None:
             self._lost_attempt(attempts, slot.name, loss)
@@ -362,9 +373,17 @@ class Dispatcher(threading.Thread):
         self._posts[attempts.job].accounts.works_done += 1
         self._posts[attempts.job].outbox.put(Done(attempts.work, answer, evaluator, seconds))
 
+    def _touch(self, slot: Slot) -> None:
+        self._touched[slot.name] = slot
+
     def _publish(self) -> None:
-        now = tuple((s.name, s.attempts.work.subject if s.attempts else "") for s in self._slots)
-        if now != self.statuses:
-            self.statuses = now
+        """Tell of what has changed since the last time."""
+        if not self._touched:
+            return
+        now = time.time()
+        news = [slot.stand(now) for slot in self._touched.values()]
+        self._touched.clear()
+        if any(news):
+            self.changed.set()
             for post in self._posts.values():
                 post.changed.set()

@@ -15,10 +15,12 @@ from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.attempts import AttemptLost
 from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.cluster import Cluster
-from diminuendo.services.coordinator.dispatcher import Accounts, Dispatcher, Limits, Post
+from diminuendo.services.coordinator.dispatcher import Dispatcher, Limits
 from diminuendo.services.coordinator.ledger import Stats
 from diminuendo.services.coordinator.line import Claim
+from diminuendo.services.coordinator.post import Accounts, Post
 from diminuendo.services.coordinator.slot import Handle, RayHandle
+from diminuendo.services.coordinator.standing import Standing
 from diminuendo.services.coordinator.stopping import Stop
 from diminuendo.services.evaluator.actor import WORKER
 
@@ -58,7 +60,7 @@ class RayExecutor:
         names = [f"evaluator-{i}" for i in range(cluster.evaluators)]
         self._dispatcher = Dispatcher(names, spawn, bounds)
         self._dispatcher.start()
-        self.evaluators = cluster.evaluators
+        self.evaluators, self.share = cluster.evaluators, cluster.share
 
     def job(self, claim: Claim) -> JobExecutor:
         """The executor of one more job; close it when the job is over."""
@@ -67,7 +69,22 @@ class RayExecutor:
     @property
     def statuses(self) -> tuple[tuple[str, str], ...]:
         """(evaluator, what it works on; empty when idle)."""
-        return self._dispatcher.statuses
+        return tuple((one.evaluator, one.subject) for one in self.standings)
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """What each evaluator does."""
+        return self._dispatcher.standings
+
+    @property
+    def works_waiting(self) -> int:
+        """Works of all jobs that wait for an evaluator."""
+        return self._dispatcher.works_waiting
+
+    @property
+    def changed(self) -> threading.Event:
+        """Set whenever `standings` changes; whoever waits for it clears it: there may be one."""
+        return self._dispatcher.changed
 
     def wait_until_usable(self, stop: Stop) -> bool:
         """Wait as long as no evaluator can be started; False when the process is to end."""
@@ -136,7 +153,7 @@ class JobExecutor:
     @property
     def statuses(self) -> tuple[tuple[str, str], ...]:
         """(evaluator, what it works on; empty when idle), for all jobs."""
-        return self._dispatcher.statuses
+        return self._shared.statuses
 
     @property
     def changed(self) -> threading.Event:

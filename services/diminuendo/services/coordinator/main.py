@@ -14,6 +14,7 @@ from diminuendo.engine.stores import LocationError, open_store, resolved
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator.cluster import connected
+from diminuendo.services.coordinator.cluster_report import ClusterReport
 from diminuendo.services.coordinator.crew import Crew
 from diminuendo.services.coordinator.dispatcher import Limits
 from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
@@ -62,10 +63,15 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
 
 def _loop(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, stop: Stop) -> None:
     crew = Crew(settings.jobs, stop)
-    try:
-        _lease(settings.name, evaluators, runner, crew, stop)
-    finally:
-        crew.join()
+    local = settings.ray_address is None
+    report = ClusterReport(
+        runner.conductor, runner.executor, name=settings.name, local=local, holding=lambda: crew.holding
+    )
+    with report:
+        try:
+            _lease(settings.name, evaluators, runner, crew, stop)
+        finally:
+            crew.join()
 
 
 def _lease(name: str, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop) -> None:

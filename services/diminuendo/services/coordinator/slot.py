@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import ray
@@ -13,6 +14,7 @@ from diminuendo.services.coordinator.attempts import Loss
 from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.cluster import Cluster
 from diminuendo.services.coordinator.install import runtime_env
+from diminuendo.services.coordinator.standing import Standing, StandingState
 from diminuendo.services.evaluator.actor import Evaluator, Hello, Report, work_to_bytes
 
 SlotState = Literal["away", "starting", "idle", "busy"]
@@ -73,6 +75,10 @@ class Slot:
             evaluator that is away is to be started again. None: never.
         failed_starts: In a row.
         last_job: The job that it has worked on last; empty: its process has worked on none.
+        lost: Its last process was lost, or could not be started, and no other is up yet.
+        lost_job: Whose work was lost with it; empty: nobody's.
+        node: Host name of the node that its process is on.
+        standing: What others were last told of it.
     """
 
     name: str
@@ -85,6 +91,37 @@ class Slot:
     failed_starts: int = 0
     last_failure: str = ""
     last_job: str = ""
+    lost: bool = False
+    lost_job: str = ""
+    node: str = ""
+    standing: Standing = field(init=False)
+
+    def __post_init__(self) -> None:
+        """It is being started."""
+        self.standing = Standing(self.name, since=time.time())
+
+    def stand(self, now: float) -> bool:
+        """Say in `standing` what it does now; whether that is another thing than before.
+
+        Args:
+            now: Seconds since the epoch, UTC.
+        """
+        before, own = self.standing, self.attempts
+        new = Standing(self.name, self._shown, before.since, self.node, self.last_job or self.lost_job)
+        if own is not None:
+            new = replace(new, claim=own.job, subject=own.work.subject)
+            if self.state == "busy":
+                new = replace(new, kind=own.work.question.kind, index=own.work.index, attempt=len(own.losses) + 1)
+        if new == before:
+            return False
+        self.standing = new if new.what == before.what else replace(new, since=now)
+        return True
+
+    @property
+    def _shown(self) -> StandingState:
+        if self.state in ("idle", "busy"):
+            return self.state
+        return "lost" if self.lost else "starting"
 
 
 class RayHandle:

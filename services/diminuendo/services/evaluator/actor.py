@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import resource
+import socket
 import sys
 import time
 import traceback
@@ -36,10 +37,15 @@ class WorkDoer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who answers a ping."""
+    """Who answers a ping.
+
+    Attributes:
+        node: Host name of the machine that it is on.
+    """
 
     evaluator: str
     pid: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class Evaluator:
 
     def ping(self) -> Hello:
         """Answers once the evaluator is ready for works."""
-        return Hello(self._name, os.getpid())
+        return Hello(self._name, os.getpid(), socket.gethostname())
 
     def run(self, work: bytes) -> Report:
         """Do a work. What goes wrong comes back as a `Failed`; only a lost process raises, at the caller."""
