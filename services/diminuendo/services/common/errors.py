@@ -56,6 +56,48 @@ class InvalidFieldError(DiminuendoError):
         self.violations = tuple(violations)
 
 
+class UnknownFieldError(InvalidFieldError):
+    """Validation: a request has fields that this version does not know."""
+
+    reason = "UNKNOWN_FIELD"
+
+
+class UnknownMethodError(DiminuendoError):
+    """The version interceptor: an RPC that this version does not have."""
+
+    code, reason = grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD"
+
+
+class TokenMissingError(DiminuendoError):
+    """The authenticator: a call without a token, or with one that is not sent as it should be."""
+
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"
+
+
+class TokenUnknownError(DiminuendoError):
+    """The authenticator: a token that is not one of the conductor's, or no longer."""
+
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, "TOKEN_UNKNOWN"
+
+
+class TokenExpiredError(DiminuendoError):
+    """The authenticator: a token whose time is over, perhaps since the call began."""
+
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED"
+
+
+class RoleDeniedError(DiminuendoError):
+    """The access rules: a token whose role is not for this RPC."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, "ROLE_DENIED"
+
+
+class ProjectDeniedError(DiminuendoError):
+    """The access rules: a token that is not for this project."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, "PROJECT_DENIED"
+
+
 class JobNotFoundError(DiminuendoError):
     """The store: no job of that name."""
 
@@ -132,6 +174,42 @@ class JobNotRetriedError(DiminuendoError):
     """The state machine: the job neither failed nor was cancelled."""
 
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "JOB_NOT_RETRIED"
+
+
+class FleetNotFoundError(DiminuendoError):
+    """The store: no fleet of that name."""
+
+    code, reason = grpc.StatusCode.NOT_FOUND, "FLEET_NOT_FOUND"
+
+
+class FleetExistsError(DiminuendoError):
+    """The store: the fleet_id asked for is taken."""
+
+    code, reason = grpc.StatusCode.ALREADY_EXISTS, "FLEET_EXISTS"
+
+
+class FleetActiveError(DiminuendoError):
+    """The store: not all jobs of the fleet have ended, so it cannot be deleted."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "FLEET_ACTIVE"
+
+
+class FleetFullError(DiminuendoError):
+    """The fleet rules: a fleet with as many models as one may have takes no other."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "FLEET_FULL"
+
+
+class ModelDiffersError(DiminuendoError):
+    """The fleet rules: a model's newest job has another spec than the one asked for."""
+
+    code, reason = grpc.StatusCode.ALREADY_EXISTS, "MODEL_DIFFERS"
+
+
+class ModelNotFoundError(DiminuendoError):
+    """The fleet rules: the fleet has no job of that model."""
+
+    code, reason = grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"
 
 
 class EtagMismatchError(DiminuendoError):

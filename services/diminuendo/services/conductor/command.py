@@ -54,6 +54,33 @@ def conductor(
             metavar="PROJECT=NUMBER,...", help="What projects may have of the evaluators.", show_default="1 each"
         ),
     ] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TOML file of the tokens that calls must have.", show_default="calls need none"
+        ),
+    ] = None,
+    tls_cert_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="PEM file of the certificate that gRPC serves by TLS with.", show_default="no TLS"
+        ),
+    ] = None,
+    tls_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate's key.", show_default="none")
+    ] = None,
+    tls_client_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file of authorities: clients must have a certificate of theirs.",
+            show_default="none",
+        ),
+    ] = None,
+    local_port: Annotated[
+        int | None,
+        typer.Option(help="With TLS: a port on 127.0.0.1 without; 0: the system chooses.", show_default="none"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -61,7 +88,8 @@ def conductor(
 ) -> None:
     """Run the conductor: the API, the queue and the database.
 
-    Prints `ready grpc=HOST:PORT http=HOST:PORT` when it serves; logs go to stderr. Every option can also be given
+    Prints `ready grpc=HOST:PORT http=HOST:PORT` when it serves, with ` local=HOST:PORT` behind it where there is a
+    local port; logs go to stderr. Every option can also be given
     as DIMINUENDO_CONDUCTOR_..., e.g. DIMINUENDO_CONDUCTOR_PORT.
     """
     try:
@@ -75,6 +103,11 @@ def conductor(
             database=database,
             artifacts=artifacts,
             weights=weights,
+            tokens_file=tokens_file,
+            tls_cert_file=tls_cert_file,
+            tls_key_file=tls_key_file,
+            tls_client_ca_file=tls_client_ca_file,
+            local_port=local_port,
             log_level=log_level,
             with_parent=with_parent,
         )
@@ -95,7 +128,8 @@ async def _run(settings: ConductorSettings) -> Literal[0, 1]:
     with stop_signals() as asked:
         async with conducting(settings) as running:
             gc.freeze()  # what is there now stays: collections need not go through it again and again
-            typer.echo(f"ready grpc={running.grpc} http={running.http}")
+            local = f" local={running.local}" if running.local else ""
+            typer.echo(f"ready grpc={running.grpc} http={running.http}{local}")
             _log.info("serving", grpc=running.grpc, http=running.http, data_dir=str(settings.data_dir))
             told = asyncio.create_task(asked.wait())
             await asyncio.wait({told, running.sweeper}, return_when=asyncio.FIRST_COMPLETED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from diminuendo.v1 import (
     cluster_service_pb2_grpc,
     coordinator_service_pb2,
     coordinator_service_pb2_grpc,
+    fleet_service_pb2,
+    fleet_service_pb2_grpc,
     job_service_pb2,
     job_service_pb2_grpc,
 )
@@ -24,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 
 from diminuendo.engine.store import SharedStore
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.conductor.authenticate import Authenticator
 from diminuendo.services.conductor.bundles import Bundles
 from diminuendo.services.conductor.garbage import Collector
 from diminuendo.services.conductor.interceptor import CallInterceptor
@@ -32,9 +36,11 @@ from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.servicers.artifact_service import ArtifactService
 from diminuendo.services.conductor.servicers.cluster_service import ClusterService
 from diminuendo.services.conductor.servicers.coordinator_service import CoordinatorService
+from diminuendo.services.conductor.servicers.fleet_service import FleetService
 from diminuendo.services.conductor.servicers.job_service import JobService
 from diminuendo.services.conductor.store.base import Clock, Store
 from diminuendo.services.conductor.uploads import Uploads
+from diminuendo.services.conductor.versions import VersionInterceptor
 
 MAX_MESSAGE = 4 * 1024 * 1024
 OPTIONS = (
@@ -48,11 +54,13 @@ OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+LOCAL = "127.0.0.1"
 QUIET_S, REFUSE_S, LAST_S = 0.05, 1.0, 0.5
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
         (job_service_pb2, "JobService"),
+        (fleet_service_pb2, "FleetService"),
         (coordinator_service_pb2, "CoordinatorService"),
         (artifact_service_pb2, "ArtifactService"),
         (cluster_service_pb2, "ClusterService"),
@@ -77,14 +85,18 @@ class GrpcServer:
         collector: Collector,
         max_artifact_bytes: int,
         max_bundle_bytes: int,
+        authenticator: Authenticator | None = None,
     ) -> None:
-        """Register the services; nothing listens yet."""
+        """Register the services; nothing listens yet. Without an authenticator calls need no token."""
         self._notifier = notifier
         self._calls = CallInterceptor(metrics)
-        self._server = grpc.aio.server(interceptors=[self._calls], options=OPTIONS)
+        checks = () if authenticator is None else (authenticator,)
+        # From the outside in: errors of the authenticator are sent and counted by the one around it.
+        self._server = grpc.aio.server(interceptors=[VersionInterceptor(), self._calls, *checks], options=OPTIONS)
         self._health: Any = health_aio.HealthServicer()
-        jobs = JobService(store, notifier, clock, Bundles(artifacts, max_bundle_bytes))
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, self._server)
+        bundles = Bundles(artifacts, max_bundle_bytes)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier, clock, bundles), self._server)
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(store, notifier, bundles), self._server)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
             CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
         )
@@ -96,15 +108,30 @@ class GrpcServer:
         names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, say that all is well, and return the port."""
+    async def start(
+        self, host: str, port: int, credentials: grpc.ServerCredentials | None = None, *, local_port: int | None = None
+    ) -> tuple[int, int | None]:
+        """Listen, by TLS where there are credentials, say that all is well, and return the ports.
+
+        Args:
+            local_port: Of 127.0.0.1, without TLS; None: there is no such port.
+        """
         try:
-            bound = self._server.add_insecure_port(address(host, port))
+            if credentials is None:
+                bound = self._server.add_insecure_port(address(host, port))
+            else:
+                bound = self._server.add_secure_port(address(host, port), credentials)
         except RuntimeError:
             raise port_in_use("--port", host, port) from None
+        local = None
+        if local_port is not None:
+            try:
+                local = self._server.add_insecure_port(address(LOCAL, local_port))
+            except RuntimeError:
+                raise port_in_use("--local-port", LOCAL, local_port) from None
         await self._server.start()
         await self.tell(True)
-        return bound
+        return bound, local
 
     async def tell(self, ready: bool) -> None:
         """Say in the health of each service whether it can be used; the empty name stands for being alive."""
@@ -157,6 +184,14 @@ def probe(option: str, host: str, port: int) -> None:
 def port_in_use(option: str, host: str, port: int) -> StartError:
     """The error of a port that another process has."""
     return StartError(f"{option} {port} on {host} is in use; stop what listens there, or choose another ({option} 0)")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there. Nothing is looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def address(host: str, port: int) -> str:
