@@ -13,6 +13,8 @@ from typing import cast
 
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
 
+from diminuendo.services.common.errors import DiminuendoError
+
 Outcome = job_pb2.JobResult | job_pb2.JobFailure | coordinator_service_pb2.Cancelled
 """How a coordinator may end a job."""
 
@@ -159,6 +161,8 @@ class Listing:
         labels: Only jobs that have all of these.
         after: Only those behind this place; None: from the first.
         limit: At most so many.
+        fleet: Only jobs of the fleet of this name; empty: all.
+        newest_of_model: Of a fleet's jobs only the newest one of each model.
     """
 
     project: str | None = None
@@ -167,6 +171,83 @@ class Listing:
     order: Order = Order()
     after: Place | None = None
     limit: int = 50
+    fleet: str = ""
+    newest_of_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCounts:
+    """Models of a fleet by where their newest jobs stand.
+
+    Attributes:
+        states: Number of models whose newest job is in each state; states without any are left out.
+        inside_delta: Of the models whose job SUCCEEDED, those whose result keeps what was asked for.
+    """
+
+    states: Mapping[State, int] = field(default_factory=dict)
+    inside_delta: int = 0
+
+    @property
+    def models(self) -> int:
+        """Models with a job."""
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFleet:
+    """A fleet to be created."""
+
+    name: str
+    project: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A fleet, and where its models stand.
+
+    Attributes:
+        id: Rises with creation.
+        name: ``projects/{project}/fleets/{fleet}``.
+        update_time: When it or one of its jobs changed last.
+    """
+
+    id: int
+    name: str
+    project: str
+    labels: Mapping[str, str]
+    create_time: int
+    update_time: int
+    counts: FleetCounts = FleetCounts()
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModel:
+    """A model that a fleet is to have a job of.
+
+    Attributes:
+        new: The job, should one be created; its name is the store's to choose.
+        refusal: Why it could not be created; a job that is there already is not touched by that.
+    """
+
+    new: NewJob
+    refusal: DiminuendoError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutcome:
+    """What came of a model that was to get a job.
+
+    Attributes:
+        error: Why it did not get what was asked for; None when it did.
+        job: The model's newest job, if there is one.
+        created: Whether the job is new.
+    """
+
+    model: str
+    error: DiminuendoError | None = None
+    job: Job | None = None
+    created: bool = False
 
 
 UPDATED = ("labels", "priority", "deadline")
@@ -286,6 +367,7 @@ class Changes:
 
     Attributes:
         jobs: Names of jobs with new events.
+        models: (fleet, model) of those jobs that belong to fleets.
         queue: Whether a job may have become free to be leased.
         parting: Whether a job has come to wait for its coordinator to let go.
         everything: Changes may have been missed: whoever waits for any is to look.
@@ -295,3 +377,4 @@ class Changes:
     queue: bool = False
     parting: bool = False
     everything: bool = False
+    models: frozenset[tuple[str, str]] = frozenset()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from diminuendo.v1 import coordinator_service_pb2, job_pb2
+from diminuendo.v1 import coordinator_service_pb2, fleet_pb2, job_pb2
 
 from diminuendo.services.conductor.jobs import timestamp, timestamp_or_none
-from diminuendo.services.conductor.records import Job, Lease
+from diminuendo.services.conductor.records import Fleet, Job, Lease
 
 
 def to_job(job: Job) -> job_pb2.Job:
@@ -33,6 +33,18 @@ def to_job(job: Job) -> job_pb2.Job:
         fleet=job.fleet,
         model=job.model,
         trace_parent=job.trace_parent,
+    )
+
+
+def to_fleet(fleet: Fleet) -> fleet_pb2.Fleet:
+    """The resource as clients see it."""
+    states = [fleet_pb2.StateCount(state=state.wire, jobs=jobs) for state, jobs in sorted(fleet.counts.states.items())]
+    return fleet_pb2.Fleet(
+        name=fleet.name,
+        labels=fleet.labels,
+        create_time=timestamp(fleet.create_time),
+        update_time=timestamp(fleet.update_time),
+        counts=fleet_pb2.FleetCounts(models=fleet.counts.models, states=states, inside_delta=fleet.counts.inside_delta),
     )
 
 

@@ -54,19 +54,8 @@ def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, Reque
     project = parent_project(problems, request.parent)
     _job_id(problems, request.job_id)
     request_id(problems, request.request_id)
-    _spec(problems, request.job.spec, project)
-    check_labels(problems, request.job.labels)
-    _priority(problems, request.job.priority)
-    deadline = _deadline(problems, request.job)
+    new = new_job(problems, request.job, project, name=_new_name(project, request.job_id))
     problems.check()
-    new = NewJob(
-        name=_new_name(project, request.job_id),
-        project=project,
-        spec=request.job.spec,
-        labels=dict(request.job.labels),
-        priority=request.job.priority,
-        deadline=deadline or None,
-    )
     content = job_service_pb2.CreateJobRequest(
         parent=request.parent,
         job_id=request.job_id,
@@ -78,6 +67,26 @@ def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, Reque
         ),
     )
     return new, _request(project, request.request_id, b"CreateJob:" + content.SerializeToString(deterministic=True))
+
+
+def new_job(
+    problems: Problems, job: job_pb2.Job, project: str, *, name: str, fleet: str = "", model: str = ""
+) -> NewJob:
+    """What a client asks for of a job, under ``job``; not to be used when there are problems."""
+    _spec(problems, job.spec, project)
+    check_labels(problems, job.labels)
+    _priority(problems, job.priority)
+    deadline = _deadline(problems, job)
+    return NewJob(
+        name=name,
+        project=project,
+        spec=job.spec,
+        labels=dict(job.labels),
+        priority=job.priority,
+        deadline=deadline or None,
+        fleet=fleet,
+        model=model,
+    )
 
 
 NamedRequest = job_service_pb2.CancelJobRequest | job_service_pb2.PauseJobRequest | job_service_pb2.ResumeJobRequest

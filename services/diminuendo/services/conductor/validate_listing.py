@@ -8,7 +8,7 @@ import hashlib
 
 from diminuendo.v1 import job_service_pb2
 
-from diminuendo.services.conductor import validate
+from diminuendo.services.conductor import validate, validate_fleet
 from diminuendo.services.conductor.records import Job, Listing, Order, OrderName, Place, State
 from diminuendo.services.conductor.store.listing import place_of
 
@@ -35,6 +35,7 @@ def list_jobs(request: job_service_pb2.ListJobsRequest) -> Listing:
     order = _ORDERS.get(request.order_by) if request.order_by else Order()
     if order is None:
         problems.add("order_by", f"{request.order_by!r} is no order; give one of {', '.join(_ORDERS)}")
+    _fleet(problems, request, project)
     after = _read_token(problems, request)
     problems.check()
     return Listing(
@@ -44,7 +45,19 @@ def list_jobs(request: job_service_pb2.ListJobsRequest) -> Listing:
         order or Order(),
         after,
         request.page_size or DEFAULT_PAGE,
+        request.fleet,
+        request.newest_of_model,
     )
+
+
+def _fleet(problems: validate.Problems, request: job_service_pb2.ListJobsRequest, project: str | None) -> None:
+    """A fleet of the parent's project, if one is given."""
+    if request.fleet:
+        owner = validate_fleet.fleet_name(problems, "fleet", request.fleet)
+        if owner and project and owner != project:
+            problems.add("fleet", f"{request.fleet!r} is of another project than the parent, {project!r}; name its")
+    elif request.newest_of_model:
+        problems.add("newest_of_model", "true means nothing without a fleet; name one, or leave it out")
 
 
 def page_token(request: job_service_pb2.ListJobsRequest, listing: Listing, last: Job) -> str:
@@ -56,13 +69,15 @@ def page_token(request: job_service_pb2.ListJobsRequest, listing: Listing, last:
 def _question(request: job_service_pb2.ListJobsRequest) -> str:
     """What the pages of one listing have in common."""
     text = f"{request.parent} {sorted(set(request.states))} {sorted(request.labels.items())} {request.order_by}"
+    if request.fleet:
+        text += f" {request.fleet} {request.newest_of_model}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _read_token(problems: validate.Problems, request: job_service_pb2.ListJobsRequest) -> Place | None:
     if not request.page_token:
         return None
-    remedy = "give the next_page_token of an answer to the same parent, states, labels and order_by, or none"
+    remedy = "give the next_page_token of an answer to the same parent, states, labels, order_by and fleet, or none"
     try:
         text = base64.b64decode(request.page_token, altchars=b"-_", validate=True).decode("ascii")
         value, number, question = text.split(":")

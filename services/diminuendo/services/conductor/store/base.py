@@ -15,9 +15,12 @@ from diminuendo.services.conductor.records import (
     Changes,
     CommittedStep,
     EventPage,
+    Fleet,
     Job,
     Lease,
     Listing,
+    ModelOutcome,
+    NewFleet,
     NewJob,
     Outcome,
     Report,
@@ -26,6 +29,7 @@ from diminuendo.services.conductor.records import (
     State,
     StoredCoordinator,
     Update,
+    WantedModel,
 )
 
 Clock = Callable[[], int]
@@ -36,6 +40,60 @@ HELD = tuple(state for state in State if state.held)
 PARTING = tuple(state for state in State if state.parting)
 
 
+class FleetStore(Protocol):
+    """Fleets, whose jobs are the store's. Errors as of `Store`; what takes a fleet's name raises FleetNotFoundError.
+
+    What concerns many jobs is several transactions of a few jobs each, so that others have not to wait for all of it.
+    The same call again does what is left.
+    """
+
+    async def create(self, new: NewFleet, *, allow_existing: bool = False) -> Fleet:
+        """Store a fleet without models.
+
+        Raises:
+            FleetExistsError: The name is taken, and not to be taken for this fleet's.
+        """
+        ...
+
+    async def get(self, name: str) -> Fleet:
+        """One fleet."""
+        ...
+
+    async def page(self, project: str | None = None, *, after: int | None = None, limit: int = 50) -> Sequence[Fleet]:
+        """Fleets of a project, or of all, the newest first; only those behind the one of an id."""
+        ...
+
+    async def delete(self, name: str, *, allow_missing: bool = False) -> None:
+        """Forget a fleet whose jobs have all ended, and them.
+
+        Raises:
+            FleetActiveError: A job has not ended. Of one that began to run meanwhile, older jobs may be gone.
+        """
+        ...
+
+    async def create_jobs(
+        self, name: str, wanted: Sequence[WantedModel], *, replace_changed: bool = False
+    ) -> Sequence[ModelOutcome]:
+        """Create a job for each of some models that is to get one, see `fleets.wants_job`; what came of each."""
+        ...
+
+    async def retry(self, name: str, models: Sequence[str] = ()) -> Sequence[ModelOutcome]:
+        """Try models again, see `retry_job`; without any named, all whose newest job failed. What came of each."""
+        ...
+
+    async def cancel(self, name: str) -> Fleet:
+        """Ask for the end of every newest job that has not ended."""
+        ...
+
+    async def models_after(self, name: str, model: str = "", *, limit: int) -> Sequence[Job]:
+        """The newest job of each model, in the order of their names, behind a model. Of no fleet there are none."""
+        ...
+
+    async def newest(self, name: str, models: Collection[str]) -> Mapping[str, Job]:
+        """The newest job of each of these models that has any."""
+        ...
+
+
 class Store(Protocol):
     """Where jobs, events, steps and evaluations live.
 
@@ -43,6 +101,11 @@ class Store(Protocol):
     the very commit; the same call again, with its request id, finds what did. Those that take a job's name
     raise JobNotFoundError; those that take an epoch raise StaleEpochError when the lease is over.
     """
+
+    @property
+    def fleets(self) -> FleetStore:
+        """Fleets of these jobs."""
+        ...
 
     def subscribe(self, listener: Callable[[Changes], None]) -> None:
         """Call the listener after every commit that changed a job, from any thread. It must not block.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from diminuendo.services.conductor.records import Job, Listing, OrderName, Place
 from diminuendo.services.conductor.store.tables import jobs
@@ -23,6 +23,11 @@ def listing_query(listing: Listing) -> Select[Any]:
         query = query.where(jobs.c.project == listing.project)
     if listing.states:
         query = query.where(jobs.c.state.in_([state.name for state in listing.states]))
+    if listing.fleet:
+        query = query.where(jobs.c.fleet == listing.fleet)
+    if listing.newest_of_model:
+        newest = select(func.max(jobs.c.id)).where(jobs.c.fleet == listing.fleet).group_by(jobs.c.model)
+        query = query.where(jobs.c.id.in_(newest.correlate(None)))
     for key, value in sorted(listing.labels.items()):
         query = query.where(jobs.c.labels[key].as_string() == value)
     keys: list[ColumnElement[Any]] = [jobs.c.id]

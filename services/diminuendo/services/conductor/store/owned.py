@@ -39,14 +39,21 @@ def _create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
     bundle = bundle_of(new.spec)
     if bundle is not None and not artifacts.want(tx, bundle):
         raise missing(new.spec.bundle)
+    job = store_new(tx, new)
+    _remember(tx, request, job.id)
+    return job
+
+
+def store_new(tx: Transaction, new: NewJob) -> Job:
+    """Store a new job whose name is free and whose bundle is wanted."""
     draft = rules.create(new, tx.now)
     key = rows.add(tx.connection, draft.job)
+    bundle = bundle_of(new.spec)
     if bundle is not None:
         artifacts.hold_by_job(tx, key, {bundle})
     rows.append(tx.connection, key, draft)
     tx.written.add(new.name)
-    _remember(tx, request, key)
-    tx.jobs.add(new.name)
+    tx.tell(draft.job)
     tx.queue = True
     return replace(draft.job, id=key)
 
@@ -104,7 +111,7 @@ def delete(tx: Transaction, name: str, etag: str, *, allow_missing: bool) -> Non
     rules.deletable(job, etag)
     rows.remove(tx.connection, job.id)
     tx.written.add(name)
-    tx.jobs.add(name)
+    tx.tell(job)
 
 
 def store_row(tx: Transaction, job: Job) -> None:
@@ -118,7 +125,7 @@ def store_draft(tx: Transaction, draft: rules.Draft) -> None:
     store_row(tx, draft.job)
     if draft.events:
         rows.append(tx.connection, draft.job.id, draft)
-        tx.jobs.add(draft.job.name)
+        tx.tell(draft.job)
 
 
 def _answered(tx: Transaction, request: RequestId | None) -> Job | None:

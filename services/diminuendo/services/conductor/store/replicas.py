@@ -8,7 +8,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, TypeAlias
 
 import psycopg
@@ -20,7 +20,7 @@ from diminuendo.services.conductor.store.connect import postgres_options
 
 CHANNEL = "diminuendo"
 NAMES = 40
-"""Jobs told of in one notification, whose text may have 8000 bytes."""
+"""Jobs, or models of a fleet, told of in one notification, whose text may have 8000 bytes."""
 CHECK_S = 15.0
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.1, 2.0
 _NOTIFY = text("SELECT pg_notify(:channel, :payload)")
@@ -35,12 +35,22 @@ def announce(connection: Connection, changes: Changes, *, sender: str) -> None:
 
 
 def _payloads(changes: Changes, sender: str) -> Iterator[str]:
-    names = iter(sorted(changes.jobs))
-    while some := list(islice(names, NAMES)):
-        yield json.dumps(
-            {"sender": sender, "jobs": some, "queue": changes.queue, "parting": changes.parting},
-            separators=(",", ":"),
-        )
+    told = {"sender": sender, "queue": changes.queue, "parting": changes.parting}
+    for some in _some(sorted(changes.jobs)):
+        yield _words({**told, "jobs": some})
+    for fleet, pairs in groupby(sorted(changes.models), key=lambda pair: pair[0]):
+        for some in _some([model for _, model in pairs]):
+            yield _words({**told, "jobs": [], "queue": False, "parting": False, "fleet": fleet, "models": some})
+
+
+def _some(names: Sequence[str]) -> Iterator[list[str]]:
+    left = iter(names)
+    while some := list(islice(left, NAMES)):
+        yield some
+
+
+def _words(told: dict[str, object]) -> str:
+    return json.dumps(told, separators=(",", ":"))
 
 
 def _parse(payload: str, sender: str) -> Changes | None:
@@ -49,7 +59,8 @@ def _parse(payload: str, sender: str) -> Changes | None:
         told = json.loads(payload)
         if told["sender"] == sender:
             return None
-        return Changes(frozenset(told["jobs"]), bool(told["queue"]), bool(told["parting"]))
+        models = frozenset((str(told["fleet"]), str(model)) for model in told.get("models", ()))
+        return Changes(frozenset(told["jobs"]), bool(told["queue"]), bool(told["parting"]), models=models)
     except (ValueError, TypeError, KeyError):
         return Changes(everything=True)  # another version's words: look at everything
 

@@ -35,6 +35,7 @@ from diminuendo.services.conductor.records import (
 from diminuendo.services.conductor.store import artifacts, coordinators, held, owned, rows
 from diminuendo.services.conductor.store.base import EVERY_JOB, HELD, Clock
 from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
+from diminuendo.services.conductor.store.fleet_store import SqlFleets
 from diminuendo.services.conductor.store.fresh import Fresh
 from diminuendo.services.conductor.store.listing import listing_query
 from diminuendo.services.conductor.store.migrate import upgrade
@@ -89,6 +90,7 @@ class SqlStore:
         self._pages = Together[_Page, EventPage](
             lambda asked: self._read(lambda connection: _event_pages(connection, asked)), most=PAGES_TOGETHER
         )
+        self._fleets = SqlFleets(self._write, self._read)
 
     @classmethod
     def open(cls, url: str, *, clock: Clock = wall_clock) -> SqlStore:
@@ -112,6 +114,11 @@ class SqlStore:
         except StartError:
             _dispose(engines)
             raise
+
+    @property
+    def fleets(self) -> SqlFleets:
+        """Fleets of these jobs."""
+        return self._fleets
 
     def subscribe(self, listener: Callable[[Changes], None]) -> None:
         """Call the listener after every commit that changed a job."""

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StoreUnavailableError
-from diminuendo.services.conductor.records import Changes
+from diminuendo.services.conductor.records import Changes, Job
 from diminuendo.services.conductor.store.connect import is_conflict, unavailable
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class Transaction:
 
     Attributes:
         jobs: Those that have new events, or are gone.
+        models: (fleet, model) of those of them that belong to fleets.
         written: All whose rows were written, the others' too.
     """
 
@@ -51,6 +52,13 @@ class Transaction:
     written: set[str] = field(default_factory=set)
     queue: bool = False
     parting: bool = False
+    models: set[tuple[str, str]] = field(default_factory=set)
+
+    def tell(self, job: Job) -> None:
+        """Note that a job has new events, or is gone."""
+        self.jobs.add(job.name)
+        if job.fleet:
+            self.models.add((job.fleet, job.model))
 
     def absorb(self, other: Transaction) -> None:
         """Add the changes of an operation that went well."""
@@ -58,11 +66,12 @@ class Transaction:
         self.written |= other.written
         self.queue |= other.queue
         self.parting |= other.parting
+        self.models |= other.models
 
     @property
     def changes(self) -> Changes:
         """What those who wait are told."""
-        return Changes(frozenset(self.jobs), self.queue, self.parting)
+        return Changes(frozenset(self.jobs), self.queue, self.parting, models=frozenset(self.models))
 
 
 @contextmanager
