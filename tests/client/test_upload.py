@@ -108,7 +108,7 @@ def test_a_file_that_changes_while_it_is_sent_is_an_error(
     """It is written to after its sha256 was taken; what another length shows at once, the server finds else."""
     from diminuendo.client import upload as module
 
-    real, edits = module._measure, [CONTENT[:MIB], b"x" + CONTENT[1:]]
+    real, edits = module.measure, [CONTENT[:MIB], b"x" + CONTENT[1:]]
 
     def measure(path: Path) -> Artifact:
         content = real(path)
@@ -116,7 +116,7 @@ def test_a_file_that_changes_while_it_is_sent_is_an_error(
             path.write_bytes(edits.pop(0))
         return content
 
-    monkeypatch.setattr(module, "_measure", measure)
+    monkeypatch.setattr(module, "measure", measure)
     with pytest.raises(UploadError, match="changed while it was sent"):
         client.upload(file)
     file.write_bytes(CONTENT)

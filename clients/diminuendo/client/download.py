@@ -25,14 +25,23 @@ CHUNK_TRIES = 5
 
 def download(connection: Connection, files: Sequence[ResultFile], folder: Path) -> Path:
     """Fetch the files into the folder; see `Job.download`."""
+    for file in missing(files, folder):
+        _fetch(connection, file, folder)
+    return folder
+
+
+def missing(files: Sequence[ResultFile], folder: Path) -> list[ResultFile]:
+    """Which of the files are still to be fetched into the folder, which is made.
+
+    Raises:
+        DownloadError: A file would leave the folder; nothing was written.
+        FolderNotEmptyError: The folder holds something else; nothing was written.
+    """
     for file in files:
         _check_name(file)
     _check_folder(folder, files)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if not (folder / file.name).exists():
-            _fetch(connection, file, folder)
-    return folder
+    return [file for file in files if not (folder / file.name).exists()]
 
 
 def _check_name(file: ResultFile) -> None:
@@ -50,7 +59,7 @@ def _check_folder(folder: Path, files: Sequence[ResultFile]) -> None:
     if not folder.is_dir():
         raise FolderNotEmptyError(f"{folder} is a file; give a folder")
     expected = {file.name: file for file in files}
-    parts = {_part(folder, file).name for file in files}
+    parts = {_part_of(folder, file).name for file in files}
     for entry in sorted(folder.iterdir()):
         if entry.name in parts or (entry.name == REPORT and is_report(entry)):
             continue
@@ -60,48 +69,93 @@ def _check_folder(folder: Path, files: Sequence[ResultFile]) -> None:
             raise FolderNotEmptyError(f"{folder} is not empty: {entry.name} {what}; give another folder, or empty it")
 
 
-def _fetch(connection: Connection, file: ResultFile, folder: Path) -> None:
-    """Fetch one file; content that does not match is fetched once more from the start."""
-    part = _part(folder, file)
-    for _ in range(2):
-        if _stream_to(connection, file, part) == file.sha256:
-            os.replace(part, folder / file.name)
-            _sync_folder(folder)
-            return
-        part.unlink()
-        connection.without_urls.add("get")  # the server looks closer than a bucket: it puts aside what is damaged
-    raise DownloadError(
+class Part:
+    """A file that grows in a folder, resumed where an earlier try ended. Every method works on the disk.
+
+    Attributes:
+        out: Its end is where the rest begins.
+        digest: Of what is there.
+    """
+
+    def __init__(self, folder: Path, file: ResultFile) -> None:
+        """Open what is there of the file, or begin it."""
+        self._folder, self._file = folder, file
+        self._path = _part_of(folder, file)
+        self.digest = _hash_of(self._path) if self._path.exists() else hashlib.sha256()
+        self.out: BinaryIO = self._path.open("ab")
+
+    @property
+    def content(self) -> Artifact:
+        """What it is a part of."""
+        return Artifact(self._file.sha256, self._file.size_bytes)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is nothing to be asked for; of an empty file there is."""
+        return self.out.tell() == self._file.size_bytes > 0
+
+    def request(self) -> artifact_service_pb2.ReadArtifactRequest:
+        """Asks for the rest."""
+        return artifact_service_pb2.ReadArtifactRequest(sha256=self._file.sha256, offset=self.out.tell())
+
+    def take(self, message: artifact_service_pb2.ReadArtifactResponse) -> bool:
+        """Append a chunk; False for one that came damaged, which is not taken."""
+        if message.HasField("crc32") and message.crc32 != zlib.crc32(message.data):
+            return False
+        self.digest.update(message.data)
+        self.out.write(message.data)
+        return True
+
+    @property
+    def too_long(self) -> bool:
+        """Whether more came than the file has."""
+        return self.out.tell() > self._file.size_bytes
+
+    def close(self) -> None:
+        """Leave what is there to a later try."""
+        with self.out:
+            self.out.flush()
+            os.fsync(self.out.fileno())
+
+    def put_in_place(self) -> bool:
+        """Give it its name, once it is closed, where it is the file; else remove it, and return False."""
+        if self.digest.hexdigest() != self._file.sha256:
+            self._path.unlink()
+            return False
+        os.replace(self._path, self._folder / self._file.name)
+        _sync_folder(self._folder)
+        return True
+
+
+def damaged(file: ResultFile) -> DownloadError:
+    """The error of a file whose content is not what the result says."""
+    return DownloadError(
         f"{file.name} arrived damaged twice (expected sha256 {file.sha256}); the server's artifact is damaged"
     )
 
 
-def _stream_to(connection: Connection, file: ResultFile, part: Path) -> str:
-    """Append to the part until it has the file's size; returns its sha256."""
-    digest = _hash_of(part) if part.exists() else hashlib.sha256()
-    with part.open("ab") as out:
-        links.get(connection, Artifact(file.sha256, file.size_bytes), out, digest)
-        for _ in range(CHUNK_TRIES):
-            if out.tell() == file.size_bytes > 0 or _append(connection, file, out, digest):
-                break
-        out.flush()
-        os.fsync(out.fileno())
-    return digest.hexdigest()
+def _fetch(connection: Connection, file: ResultFile, folder: Path) -> None:
+    """Fetch one file; content that does not match is fetched once more from the start."""
+    for _ in range(2):
+        with contextlib.closing(Part(folder, file)) as part:
+            links.get(connection, part.content, part.out, part.digest)
+            for _ in range(CHUNK_TRIES):
+                if part.full or _append(connection, part):
+                    break
+        if part.put_in_place():
+            return
+        connection.without_urls.add("get")  # the server looks closer than a bucket: it puts aside what is damaged
+    raise damaged(file)
 
 
-def _append(connection: Connection, file: ResultFile, out: BinaryIO, digest: hashlib._Hash) -> bool:
+def _append(connection: Connection, part: Part) -> bool:
     """Append what the server sends from here on; False when a chunk came damaged, which is not taken."""
     stub = artifact_service_pb2_grpc.ArtifactServiceStub(connection.channel)
-    messages = connection.stream(
-        stub.ReadArtifact,
-        lambda: artifact_service_pb2.ReadArtifactRequest(sha256=file.sha256, offset=out.tell()),
-    )
-    with contextlib.closing(messages):
+    with contextlib.closing(connection.stream(stub.ReadArtifact, part.request)) as messages:
         for message in messages:
-            if message.HasField("crc32") and message.crc32 != zlib.crc32(message.data):
+            if not part.take(message):
                 return False
-            digest.update(message.data)
-            out.write(message.data)
-            if out.tell() > file.size_bytes:
+            if part.too_long:
                 break
     return True
 
@@ -114,7 +168,7 @@ def _hash_of(path: Path) -> hashlib._Hash:
     return digest
 
 
-def _part(folder: Path, file: ResultFile) -> Path:
+def _part_of(folder: Path, file: ResultFile) -> Path:
     """Where a file grows: hidden, and named by its content, so that it is only ever resumed with the same."""
     return folder / f".{file.name}.{file.sha256[:16]}.part"
 

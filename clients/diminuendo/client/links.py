@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,13 +38,28 @@ def put(connection: Connection, path: Path, content: Artifact) -> bool:
     except DiminuendoError:
         connection.without_urls.add("put")
         return False
+    if put_by(answer, path, timeout_s=connection.config.timeout_s, stopped=connection.closed):
+        return True
+    connection.without_urls.add("put")
+    return False
+
+
+def put_by(answer: pb.CreateUploadUrlResponse, path: Path, *, timeout_s: float, stopped: threading.Event) -> bool:
+    """Send a file by the URL of an answer; whether it went through. Ends soon once `stopped` is set.
+
+    Args:
+        answer: What the server gave.
+        path: The file.
+        timeout_s: The longest that the store may be silent.
+        stopped: Set by whoever does not want it any more.
+    """
     try:
         with path.open("rb") as file:
-            request = urllib.request.Request(_web(answer.url), file, dict(answer.headers), method="PUT")
-            with urllib.request.urlopen(request, timeout=connection.config.timeout_s):
+            headers = {"Content-Length": str(path.stat().st_size)} | dict(answer.headers)
+            request = urllib.request.Request(_web(answer.url), _blocks(file, stopped), headers, method="PUT")
+            with urllib.request.urlopen(request, timeout=timeout_s):
                 return True
     except _FAILURES:
-        connection.without_urls.add("put")
         return False
 
 
@@ -56,20 +73,42 @@ def get(connection: Connection, content: Artifact, out: BinaryIO, digest: hashli
     except DiminuendoError:
         connection.without_urls.add("get")
         return
-    with contextlib.suppress(*_FAILURES):
-        _append(_web(answer.url), content.size_bytes, out, digest, connection.config.timeout_s)
+    get_by(
+        answer.url, content.size_bytes, out, digest, timeout_s=connection.config.timeout_s, stopped=connection.closed
+    )
     if out.tell() < content.size_bytes:
         connection.without_urls.add("get")
 
 
-def _append(url: str, size: int, out: BinaryIO, digest: hashlib._Hash, timeout_s: float) -> None:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={out.tell()}-{size - 1}"})
-    with contextlib.closing(urllib.request.urlopen(request, timeout=timeout_s)) as answer:
-        if answer.status != http.client.PARTIAL_CONTENT:
-            return
-        while block := answer.read(min(_BLOCK, size - out.tell())):
-            digest.update(block)
-            out.write(block)
+def get_by(
+    url: str, size: int, out: BinaryIO, digest: hashlib._Hash, *, timeout_s: float, stopped: threading.Event
+) -> None:
+    """Append to a file as much as comes by a URL of what is missing. Ends soon once `stopped` is set.
+
+    Args:
+        url: What the server gave.
+        size: Of the whole content, in bytes.
+        out: Where it ends is where the rest begins.
+        digest: Of what it has; kept up to date.
+        timeout_s: The longest that the store may be silent.
+        stopped: Set by whoever does not want it any more.
+    """
+    with contextlib.suppress(*_FAILURES):
+        request = urllib.request.Request(_web(url), headers={"Range": f"bytes={out.tell()}-{size - 1}"})
+        with contextlib.closing(urllib.request.urlopen(request, timeout=timeout_s)) as answer:
+            if answer.status != http.client.PARTIAL_CONTENT:
+                return
+            while not stopped.is_set() and (block := answer.read(min(_BLOCK, size - out.tell()))):
+                digest.update(block)
+                out.write(block)
+
+
+def _blocks(file: BinaryIO, stopped: threading.Event) -> Iterator[bytes]:
+    """A file's content; OSError once `stopped` is set."""
+    while block := file.read(_BLOCK):
+        if stopped.is_set():
+            raise InterruptedError("nobody waits for it any more")
+        yield block
 
 
 def _web(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from diminuendo.v1 import artifact_service_pb2 as pb
@@ -18,27 +19,29 @@ from diminuendo.client.types import Artifact
 CHUNK = 2**20
 _AGAIN = ("CHUNK_DAMAGED", "UPLOAD_OFFSET")
 """Reasons of refusals after which the server's offset says where to go on."""
-_DAMAGED = "ARTIFACT_DAMAGED"
+DAMAGED = "ARTIFACT_DAMAGED"
+"""Reason of the refusal of content that is not what its sha256 says."""
 
 
 def upload(connection: Connection, path: Path) -> Artifact:
     """Store a file's content; see `Client.upload`."""
-    content = _measure(path)
+    content = measure(path)
     sending = _Sending(connection, path, content)
     for _ in range(2):
         try:
             sending.to_its_end()
         except DiminuendoError as error:
-            if error.reason != _DAMAGED:
+            if error.reason != DAMAGED:
                 raise
-            if _measure(path) != content:
-                raise _changed(path) from None
+            if measure(path) != content:
+                raise changed(path) from None
         else:
             return content
-    raise UploadError(f"{path} arrived damaged twice (its sha256 is {content.sha256}); something on the way changes it")
+    raise damaged(path, content)
 
 
-def _measure(path: Path) -> Artifact:
+def measure(path: Path) -> Artifact:
+    """What a file's content is; OSError where it cannot be read."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(CHUNK):
@@ -76,15 +79,13 @@ class _Sending:
             backoff.pause()
 
     def _goes_on_after(self, error: DiminuendoError, backoff: Backoff) -> bool:
-        if self._connection.closed.is_set() or error.reason == "NO_SERVER":
+        if self._connection.closed.is_set():
             return False
-        passing = isinstance(error, ServerUnavailableError) or error.reason in _AGAIN
-        return passing and backoff.failing_s < self._connection.config.patience_s
+        return is_passing(error) and backoff.failing_s < self._connection.config.patience_s
 
     def _held(self) -> tuple[int, bool]:
         """How many bytes the server has, and whether it has stored them."""
-        request = pb.QueryUploadRequest(sha256=self._content.sha256, size_bytes=self._content.size_bytes)
-        answer = self._connection.call(self._stub.QueryUpload, request)
+        answer = self._connection.call(self._stub.QueryUpload, query(self._content))
         return answer.offset, answer.complete
 
     def _send_from(self, offset: int) -> None:
@@ -93,26 +94,64 @@ class _Sending:
         if self._file_error is not None:
             raise self._file_error
         if not answer.complete:
-            raise _changed(self._path)
+            raise changed(self._path)
 
     def _chunks(self, offset: int) -> Iterator[pb.WriteArtifactRequest]:
         """The rest in chunks; one without data at least, which has what is there checked and stored."""
-        sha256, size = self._content.sha256, self._content.size_bytes
         try:
-            with self._path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(min(CHUNK, size - offset))
-                yield pb.WriteArtifactRequest(
-                    sha256=sha256, size_bytes=size, offset=offset, data=data, crc32=zlib.crc32(data)
-                )
-                while data:
-                    offset += len(data)
-                    data = file.read(min(CHUNK, size - offset))
-                    if data:
-                        yield pb.WriteArtifactRequest(offset=offset, data=data, crc32=zlib.crc32(data))
+            for span in spans(self._content, offset):
+                request = chunk(self._path, self._content, span)
+                yield request
+                if len(request.data) < span.size_bytes:
+                    return  # the file has become shorter, which the server's answer shows
         except OSError as error:  # this runs in gRPC's thread: whoever waits for the answer raises it
             self._file_error = error
 
 
-def _changed(path: Path) -> UploadError:
+def query(content: Artifact) -> pb.QueryUploadRequest:
+    """Asks how much of the content has arrived."""
+    return pb.QueryUploadRequest(sha256=content.sha256, size_bytes=content.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A chunk's place: from `offset`, `size_bytes` long; the first one sent says whose it is."""
+
+    offset: int
+    size_bytes: int
+    first: bool
+
+
+def spans(content: Artifact, offset: int) -> Iterator[Span]:
+    """The chunks of what follows the offset; one without data at least, which has what is there checked and stored."""
+    yield Span(offset, min(CHUNK, content.size_bytes - offset), first=True)
+    for start in range(offset + CHUNK, content.size_bytes, CHUNK):
+        yield Span(start, min(CHUNK, content.size_bytes - start), first=False)
+
+
+def chunk(path: Path, content: Artifact, span: Span) -> pb.WriteArtifactRequest:
+    """A chunk as it is sent, shorter where the file has become so; OSError where it cannot be read."""
+    with path.open("rb") as file:
+        file.seek(span.offset)
+        data = file.read(span.size_bytes)
+    request = pb.WriteArtifactRequest(offset=span.offset, data=data, crc32=zlib.crc32(data))
+    if span.first:
+        request.sha256, request.size_bytes = content.sha256, content.size_bytes
+    return request
+
+
+def is_passing(error: DiminuendoError) -> bool:
+    """Whether an upload may be gone on with after this error."""
+    return error.reason != "NO_SERVER" and (isinstance(error, ServerUnavailableError) or error.reason in _AGAIN)
+
+
+def changed(path: Path) -> UploadError:
+    """The error of a file that is not any more what it was when its sha256 was taken."""
     return UploadError(f"{path} changed while it was sent; send it again when nobody writes to it")
+
+
+def damaged(path: Path, content: Artifact) -> UploadError:
+    """The error of content that does not arrive as it was sent."""
+    return UploadError(
+        f"{path} arrived damaged twice (its sha256 is {content.sha256}); something on the way changes it"
+    )
