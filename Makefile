@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart test-faults lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service images constraints clean
+.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service images constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,9 @@ test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster
 
 test-faults: $(STAMP) ## kill every process at every point of a job, on both databases: the whole crash matrix
 	$(BIN)/python -m pytest tests/faults -m "faults or not faults" -n $(WORKERS) --dist worksteal --durations=10
+
+test-k8s: $(STAMP) ## run every test of chart, cluster provider and images; images come from `make images`
+	$(BIN)/python -m pytest tests/k8s -m "k8s or not k8s"
 
 lint: $(STAMP) $(PROTO_VENV)/.installed ## ruff, mypy, import-linter, buf, generated code up to date
 	$(BIN)/ruff check .
