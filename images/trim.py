@@ -16,11 +16,24 @@ import sys
 import zipfile
 from pathlib import Path
 
-UNUSED = (
-    "google/api google/apps google/cloud google/gapic google/geo google/iam google/identity google/logging "
-    "google/longrunning google/shopping google/type sqlalchemy/dialects/mssql sqlalchemy/dialects/mysql "
-    "sqlalchemy/dialects/oracle sqlalchemy/testing kubernetes/aio"
-).split()
+UNUSED = [
+    "google/api",
+    "google/apps",
+    "google/cloud",
+    "google/gapic",
+    "google/geo",
+    "google/iam",
+    "google/identity",
+    "google/logging",
+    "google/longrunning",
+    "google/shopping",
+    "google/type",
+    "sqlalchemy/dialects/mssql",
+    "sqlalchemy/dialects/mysql",
+    "sqlalchemy/dialects/oracle",
+    "sqlalchemy/testing",
+    "kubernetes/aio",
+]
 LEXERS = {"__init__", "_mapping", "python", "special", "text"}
 ZIPPED = ("kubernetes",)
 
