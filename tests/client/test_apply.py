@@ -48,7 +48,8 @@ def test_a_plan_of_ones_own_becomes_a_result(run_here: Run) -> None:
     assert "tucker2(8,8)" in done.stdout
     assert "spatial(12)" in done.stdout
     files = {path.name for path in Path("results/digits").iterdir()}
-    assert files == {"model.safetensors", "plan.json", "profile.json", "certificate.json", "search.json"}
+    results = {"model.safetensors", "plan.json", "profile.json", "certificate.json", "search.json"}
+    assert files == results | {"report.html"}
     assert len(list(load("results/digits").get_submodule("block3.conv2").children())) == 2
     wishes = ["--epochs", "1", "--delta", "2", "--export", "pt2"]
     again = run_here("apply", "results/digits", "--to", "zoo:digits", *wishes, "--out", "tuned")

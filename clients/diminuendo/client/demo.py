@@ -28,6 +28,7 @@ from diminuendo.client.display.follow import follow
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
 from diminuendo.client.errors import DiminuendoError, ServerUnavailableError
+from diminuendo.client.report import write_beside
 from diminuendo.client.types import JobState
 
 _SOURCE, _DELTA, _EVALUATORS = "zoo:digits", 1.0, 2
@@ -83,6 +84,7 @@ def _run(console: Console, data: Path, out: Path | None) -> int:
         folder = job.download(out if out is not None else Path("results") / job.job_id)
         console.print("stopping the server", highlight=False)
     page(lambda console: show_result(console, read_result(folder), warnings=False))
+    write_beside(folder)
     console.print(f"result: {folder}", markup=False, highlight=False, soft_wrap=True)
     return exit_code(info)
 

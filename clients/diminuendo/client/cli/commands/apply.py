@@ -17,6 +17,7 @@ from diminuendo.client.cli.words import names_of
 from diminuendo.client.display.folder import read_result
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
+from diminuendo.client.report import write_beside
 from diminuendo.client.types import check_delta, check_seed, zoo_name
 
 
@@ -64,6 +65,7 @@ def apply(
         raise typer.Exit(INTERRUPTED) from None
     result = read_result(folder)
     page(lambda console: show_result(console, result))
+    write_beside(folder)
     typer.echo(f"result: {folder}")
 
 
