@@ -19,7 +19,7 @@ from diminuendo.v1 import (
 from diminuendo.client import convert, requests
 from diminuendo.client.bundle import pack
 from diminuendo.client.config import DEFAULT_TARGET, Access, ClientConfig, check_target
-from diminuendo.client.contexts import DEFAULT_PROJECT, read, resolve
+from diminuendo.client.contexts import named
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
 from diminuendo.client.types import Accept, Artifact, Bundle, Effort, Garbage, JobInfo, JobState
@@ -108,20 +108,8 @@ class Client:
             InvalidArgumentError: There is no such context, the file of contexts is not of its form, or as `Client`.
             OSError: The file cannot be read.
         """
-        if name is None:
-            found = resolve(project=project)
-            server, within, access = found.server, found.project, found.access
-        else:
-            contexts = read()
-            context, access = contexts.get(name), contexts.access(name)
-            server, within = context.server, project or context.project or DEFAULT_PROJECT
-        return cls(
-            server,
-            project=within,
-            timeout_s=timeout_s,
-            config=config,
-            **asdict(access),
-        )
+        found = named(name, project=project)
+        return cls(found.server, project=found.project, timeout_s=timeout_s, config=config, **asdict(found.access))
 
     @property
     def target(self) -> str:

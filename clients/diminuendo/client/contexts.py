@@ -255,6 +255,25 @@ def resolve(
     return Endpoint(called, within, access, origins, name)
 
 
+def named(name: str | None = None, *, project: str | None = None) -> Endpoint:
+    """Whom a client of a context calls: the context alone, whatever the environment says; of None, as `resolve`.
+
+    Args:
+        name: The context's.
+        project: In place of the context's.
+
+    Raises:
+        InvalidArgumentError: There is no such context, or the file is not of its form.
+        OSError: The file cannot be read.
+    """
+    if name is None:
+        return resolve(project=project)
+    contexts = read()
+    context = contexts.get(name)
+    within = project or context.project or DEFAULT_PROJECT
+    return Endpoint(context.server, within, contexts.access(name), {}, name)
+
+
 def _token_variable(environ: Mapping[str, str]) -> str | None:
     """The variable that says the token, if one does; InvalidArgumentError when two do."""
     given = [name for name in (TOKEN, TOKEN_FILE) if environ.get(name)]
