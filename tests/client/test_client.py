@@ -45,6 +45,8 @@ def test_public_names_are_all_and_nothing_else() -> None:
         *("DiminuendoError", "DownloadError", "Garbage", "UploadError"),
         *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "Figures", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),
+        *("Fleet", "FleetFile", "FleetFileError", "FleetInfo", "FleetModel", "FleetReport", "FleetUpdate"),
+        *("ModelDownload", "ModelRefusal", "ModelRow", "ModelStatus", "Totals"),
         *("Result", "ResultFile", "RetryPolicy", "ServerError", "ServerUnavailableError", "Stage"),
         *("StateChanged", "StepCommitted", "Updated", "Violation", "WaitTimeoutError", "WarningRaised"),
     }

@@ -7,6 +7,8 @@
         info = job.wait()
         print(info.result.params_ratio, job.download("results/digits"))
 
+`AsyncClient` does the same on asyncio.
+
 Names are imported when first used, so that `diminuendo --help` needs no gRPC.
 """
 
@@ -16,6 +18,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diminuendo.client.aio.client import AsyncClient
+    from diminuendo.client.aio.job import AsyncJob
     from diminuendo.client.client import Client
     from diminuendo.client.config import ClientConfig, RetryPolicy
     from diminuendo.client.errors import (
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
         DiminuendoError,
         DownloadError,
         FailedPreconditionError,
+        FleetFileError,
         FolderNotEmptyError,
         InvalidArgumentError,
         NotFoundError,
@@ -36,6 +41,21 @@ if TYPE_CHECKING:
         UploadError,
         Violation,
         WaitTimeoutError,
+    )
+    from diminuendo.client.fleet.file import FleetFile
+    from diminuendo.client.fleet.fleet import Fleet
+    from diminuendo.client.fleet.models import (
+        FleetInfo,
+        FleetModel,
+        FleetUpdate,
+        ModelDownload,
+        ModelRefusal,
+        ModelStatus,
+    )
+    from diminuendo.client.fleet.results import (
+        FleetReport,
+        ModelRow,
+        Totals,
     )
     from diminuendo.client.job import Job
     from diminuendo.client.types import (
@@ -62,6 +82,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "aio.client": ("AsyncClient",),
+    "aio.job": ("AsyncJob",),
     "client": ("Client",),
     "config": ("ClientConfig", "RetryPolicy"),
     "errors": (
@@ -71,6 +93,7 @@ _HOMES = {
         "DiminuendoError",
         "DownloadError",
         "FailedPreconditionError",
+        "FleetFileError",
         "FolderNotEmptyError",
         "InvalidArgumentError",
         "NotFoundError",
@@ -82,6 +105,21 @@ _HOMES = {
         "UploadError",
         "Violation",
         "WaitTimeoutError",
+    ),
+    "fleet.file": ("FleetFile",),
+    "fleet.fleet": ("Fleet",),
+    "fleet.models": (
+        "FleetInfo",
+        "FleetModel",
+        "FleetUpdate",
+        "ModelDownload",
+        "ModelRefusal",
+        "ModelStatus",
+    ),
+    "fleet.results": (
+        "FleetReport",
+        "ModelRow",
+        "Totals",
     ),
     "job": ("Job",),
     "types": (
@@ -112,6 +150,8 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "AlreadyExistsError",
     "Artifact",
+    "AsyncClient",
+    "AsyncJob",
     "AttemptLost",
     "Bundle",
     "BundleError",
@@ -126,6 +166,13 @@ __all__ = [
     "FailedPreconditionError",
     "Failure",
     "Figures",
+    "Fleet",
+    "FleetFile",
+    "FleetFileError",
+    "FleetInfo",
+    "FleetModel",
+    "FleetReport",
+    "FleetUpdate",
     "FolderNotEmptyError",
     "Garbage",
     "InvalidArgumentError",
@@ -133,6 +180,10 @@ __all__ = [
     "JobInfo",
     "JobState",
     "Leased",
+    "ModelDownload",
+    "ModelRefusal",
+    "ModelRow",
+    "ModelStatus",
     "NotFoundError",
     "PermissionDeniedError",
     "Progress",
@@ -145,6 +196,7 @@ __all__ = [
     "Stage",
     "StateChanged",
     "StepCommitted",
+    "Totals",
     "UnauthenticatedError",
     "Updated",
     "UploadError",

@@ -13,6 +13,7 @@ from typing import Self
 from diminuendo.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
+    fleet_service_pb2_grpc,
     job_service_pb2_grpc,
 )
 
@@ -20,6 +21,9 @@ from diminuendo.client import convert, requests
 from diminuendo.client.bundle import pack
 from diminuendo.client.config import DEFAULT_TARGET, Access, ClientConfig, check_target
 from diminuendo.client.contexts import named
+from diminuendo.client.fleet import requests as fleets
+from diminuendo.client.fleet.fleet import Fleet
+from diminuendo.client.fleet.models import FleetInfo
 from diminuendo.client.job import Job
 from diminuendo.client.rpc import Connection
 from diminuendo.client.types import Accept, Artifact, Bundle, Effort, Garbage, JobInfo, JobState
@@ -285,6 +289,31 @@ class Client:
         while True:
             page = self._connection.call(self._stub.ListJobs, request)
             yield from map(convert.job_info, page.jobs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def fleet(self, name_or_id: str) -> Fleet:
+        """A handle on a fleet, by name or by id in the client's project; nothing is sent.
+
+        Raises:
+            InvalidArgumentError: It is neither.
+        """
+        return Fleet(self._connection, fleets.fleet_name(self.project, name_or_id))
+
+    def fleets(self, *, project: str | None = None) -> Iterator[FleetInfo]:
+        """Fleets, newest first, fetched page by page as they are consumed.
+
+        Args:
+            project: Another project than the client's; ``-`` for all.
+        """
+        stub = fleet_service_pb2_grpc.FleetServiceStub(self._connection.channel)
+        request = fleets.list_fleets(
+            self.project if project is None else project, page_size=self._connection.config.page_size
+        )
+        while True:
+            page = self._connection.call(stub.ListFleets, request)
+            yield from map(fleets.fleet_info, page.fleets)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token

@@ -31,6 +31,11 @@ def state_number(state: types.JobState) -> pb.JobState.ValueType:
     return _NUMBERS[state]
 
 
+def state(number: pb.JobState.ValueType) -> types.JobState:
+    """The state of the wire's number; UNKNOWN for one of a newer server."""
+    return _STATES.get(number, types.JobState.UNKNOWN)
+
+
 def job_spec(
     source: str,
     *,
@@ -112,15 +117,15 @@ def job_info(job: pb.Job) -> types.JobInfo:
         effort=_EFFORTS.get(spec.effort, "normal"),
         accept=_ACCEPTS.get(spec.accept, "estimate"),
         seed=spec.seed,
-        state=_STATES.get(job.state, types.JobState.UNKNOWN),
+        state=state(job.state),
         progress=_progress(job.progress) if job.HasField("progress") else None,
         result=_result(job.result) if job.HasField("result") else None,
         failure=_failure(job.failure) if job.HasField("failure") else None,
         labels=dict(job.labels),
-        create_time=_time_in(job, "create_time"),
-        start_time=_time_in(job, "start_time"),
-        end_time=_time_in(job, "end_time"),
-        update_time=_time_in(job, "update_time"),
+        create_time=time_in(job, "create_time"),
+        start_time=time_in(job, "start_time"),
+        end_time=time_in(job, "end_time"),
+        update_time=time_in(job, "update_time"),
         etag=job.etag,
         last_sequence=job.last_sequence,
         epoch=job.epoch,
@@ -139,7 +144,7 @@ def job_info(job: pb.Job) -> types.JobInfo:
         model=job.model,
         priority=job.priority,
         retry_of=job.retry_of,
-        deadline=_time_in(job, "deadline"),
+        deadline=time_in(job, "deadline"),
     )
 
 
@@ -157,8 +162,7 @@ def event(message: pb.JobEvent) -> types.Event:
     match message.WhichOneof("kind"):
         case "state_changed":
             changed = message.state_changed
-            state = _STATES.get(changed.state, types.JobState.UNKNOWN)
-            return types.StateChanged(sequence, time, state, changed.reason)
+            return types.StateChanged(sequence, time, state(changed.state), changed.reason)
         case "step_committed":
             step = message.step_committed
             return types.StepCommitted(sequence, time, step.step, _progress(step.progress), step.summary)
@@ -175,7 +179,7 @@ def event(message: pb.JobEvent) -> types.Event:
             return types.Leased(sequence, time, message.leased.coordinator, message.leased.epoch)
         case "updated":
             updated = message.updated
-            deadline = _time_in(updated, "deadline")
+            deadline = time_in(updated, "deadline")
             return types.Updated(
                 sequence, time, tuple(updated.fields), dict(updated.labels), updated.priority, deadline
             )
@@ -247,7 +251,7 @@ def timestamp(field: str, moment: datetime) -> Timestamp:
     return sent
 
 
-def _time_in(message: Message, field: str) -> datetime | None:
+def time_in(message: Message, field: str) -> datetime | None:
     """A field's time; None where it is unset."""
     return _time(getattr(message, field)) if message.HasField(field) else None
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from diminuendo.client import contexts
+from diminuendo.client import contexts, moments
 from diminuendo.client.cli.words import budget_of, limits_of, names_of, ratios_of
 from diminuendo.client.config import DEFAULT_TARGET, ClientConfig
 from diminuendo.client.errors import InvalidArgumentError
@@ -151,8 +150,6 @@ Deadline = Annotated[
         show_default=False,
     ),
 ]
-_AWAY = re.compile(r"\+(\d+(?:\.\d+)?)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Threads = Annotated[int, typer.Option("--threads", min=1, show_default=True, help="CPU threads.")]
 Work = Annotated[
@@ -276,15 +273,10 @@ def connect(
     *,
     config: ClientConfig | None = None,
 ) -> Client:
-    """A client of the server that is asked for, by options, the environment, or a context.
-
-    Where a variable of the environment takes the place of a named context's server, that is told on stderr.
-    """
+    """A client of the server that is asked for, by options, the environment, or a context."""
     from diminuendo.client.client import Client  # gRPC takes a while to import
 
     found = contexts.resolve(server, project, context)
-    if context and found.origins["server"] == contexts.SERVER:
-        typer.echo(f"note: {contexts.SERVER}={found.server} is called, and not the server of {context}", err=True)
     return Client(
         found.server,
         project=found.project,
@@ -295,20 +287,7 @@ def connect(
 
 def moment(text: str | None) -> datetime | None:
     """A time to come, from ISO 8601 or from how far away it is; InvalidArgumentError for any other."""
-    if text is None:
-        return None
-    now = datetime.now().astimezone()
-    away = _AWAY.fullmatch(text.strip())
-    try:
-        found = now + timedelta(seconds=float(away[1]) * _SECONDS[away[2]]) if away else datetime.fromisoformat(text)
-        found = found.astimezone()
-    except (ValueError, OverflowError):
-        raise InvalidArgumentError.of(
-            "deadline", f"{text!r} is no time; give one such as 2030-01-31T18:00, 2030-01-31T18:00Z, +90m or +2h"
-        ) from None
-    if found <= now:
-        raise InvalidArgumentError.of("deadline", f"{found.isoformat(' ', 'seconds')} is over; give a time to come")
-    return found
+    return None if text is None else moments.moment(text)
 
 
 def labels_of(words: list[str]) -> dict[str, str]:

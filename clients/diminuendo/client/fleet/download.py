@@ -1,0 +1,60 @@
+"""Fetches the results of a fleet: a folder for each model, gone on with where it was cut."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from diminuendo.client.download import download
+from diminuendo.client.errors import DiminuendoError, DownloadError, FolderNotEmptyError, ServerUnavailableError
+from diminuendo.client.fleet.models import ModelDownload
+from diminuendo.client.fleet.requests import is_model_name
+from diminuendo.client.fleet.results import FLEET_FILE, report_of
+from diminuendo.client.rpc import Connection
+from diminuendo.client.types import JobInfo
+
+
+def fetch_all(
+    connection: Connection,
+    name: str,
+    jobs: Sequence[JobInfo],
+    folder: Path,
+    *,
+    on_model: Callable[[ModelDownload], None],
+) -> tuple[ModelDownload, ...]:
+    """Fetch what has a result; see `Fleet.download`."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderNotEmptyError(f"{folder} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / FLEET_FILE, report_of(name, jobs).to_json() + "\n")
+    came = []
+    for job in sorted(jobs, key=lambda job: job.model):
+        done = _fetch(connection, job, folder)
+        on_model(done)
+        came.append(done)
+    return tuple(came)
+
+
+def _fetch(connection: Connection, job: JobInfo, folder: Path) -> ModelDownload:
+    """One model's result. What is wrong with it is told; a server that has gone ends all."""
+    if job.result is None:
+        return ModelDownload(job.model, job)
+    if not is_model_name(job.model):  # a server must not be able to write elsewhere than into the folder
+        return ModelDownload(job.model, job, error=DownloadError(f"{job.model!r} is no folder's name"))
+    try:
+        return ModelDownload(job.model, job, download(connection, job.result.files, folder / job.model))
+    except ServerUnavailableError:
+        raise
+    except DiminuendoError as error:
+        return ModelDownload(job.model, job, error=error)
+
+
+def _write(path: Path, content: str) -> None:
+    """Put the file in its place whole."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_text(content, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
