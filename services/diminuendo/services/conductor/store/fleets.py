@@ -264,9 +264,9 @@ def remove_some(tx: Transaction, name: str) -> bool:
     active = tx.connection.execute(_ACTIVE, {"fleet": name}).scalar_one_or_none()
     if active is not None:
         raise _active(name, active)
-    for row in tx.connection.execute(_OLDEST, {"fleet": name}).mappings().all():
-        job = rows.to_job(row)
-        rows.remove(tx.connection, job.id)
+    oldest = [rows.to_job(row) for row in tx.connection.execute(_OLDEST, {"fleet": name}).mappings()]
+    rows.remove(tx.connection, [job.id for job in oldest])
+    for job in oldest:
         tx.written.add(job.name)
         tx.tell(job)
     left = select(jobs.c.id).where(jobs.c.fleet == _FLEET).limit(1)

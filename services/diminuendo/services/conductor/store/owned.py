@@ -53,7 +53,7 @@ def store_new(tx: Transaction, new: NewJob) -> Job:
         artifacts.hold_by_job(tx, key, {bundle})
     rows.append(tx.connection, key, draft)
     tx.written.add(new.name)
-    tx.tell(draft.job)
+    tx.tell(draft.job, draft.events)
     tx.queue = True
     return replace(draft.job, id=key)
 
@@ -109,7 +109,7 @@ def delete(tx: Transaction, name: str, etag: str, *, allow_missing: bool) -> Non
             return
         raise
     rules.deletable(job, etag)
-    rows.remove(tx.connection, job.id)
+    rows.remove(tx.connection, [job.id])
     tx.written.add(name)
     tx.tell(job)
 
@@ -125,7 +125,7 @@ def store_draft(tx: Transaction, draft: rules.Draft) -> None:
     store_row(tx, draft.job)
     if draft.events:
         rows.append(tx.connection, draft.job.id, draft)
-        tx.tell(draft.job)
+        tx.tell(draft.job, draft.events)
 
 
 def _answered(tx: Transaction, request: RequestId | None) -> Job | None:

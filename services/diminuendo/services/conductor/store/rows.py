@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from diminuendo.v1 import job_pb2
 from google.protobuf.message import Message
-from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
+from sqlalchemy import BindParameter, Connection, RowMapping, bindparam, delete, insert, select, update
 
 from diminuendo.services.common.errors import JobNotFoundError
 from diminuendo.services.conductor.jobs import Draft
@@ -34,9 +34,10 @@ _BY_NAMES = select(jobs).where(jobs.c.name.in_(bindparam("names", expanding=True
 _INSERT_JOB = insert(jobs)
 _UPDATE_JOB = update(jobs).where(jobs.c.id == bindparam("job"))
 _INSERT_EVENT = insert(events)
-_DELETE_JOB = (
-    *(delete(table).where(table.c.job_id == bindparam("job")) for table in _OF_JOBS),
-    delete(jobs).where(jobs.c.id == bindparam("job")),
+_IDS: BindParameter[list[int]] = bindparam("ids", expanding=True)
+_DELETE_JOBS = (
+    *(delete(table).where(table.c.job_id.in_(_IDS)) for table in _OF_JOBS),
+    delete(jobs).where(jobs.c.id.in_(_IDS)),
 )
 
 
@@ -166,7 +167,7 @@ def append(connection: Connection, job_id: int, draft: Draft) -> None:
         connection.execute(_INSERT_EVENT, rows)
 
 
-def remove(connection: Connection, job_id: int) -> None:
-    """Delete a job with all that is kept of it alone."""
-    for statement in _DELETE_JOB:
-        connection.execute(statement, {"job": job_id})
+def remove(connection: Connection, job_ids: Sequence[int]) -> None:
+    """Delete jobs with all that is kept of them alone."""
+    for statement in _DELETE_JOBS:
+        connection.execute(statement, {"ids": job_ids})
