@@ -20,7 +20,7 @@ from diminuendo.client.types import EvaluationFinished, Event, JobState
 
 _ROWS = 6
 _WIDE, _WIDEST = 100, 120
-_STYLES = {
+STATE_STYLES = {
     JobState.QUEUED: "yellow",
     JobState.RUNNING: "cyan",
     JobState.CANCELLING: "yellow",
@@ -50,14 +50,14 @@ class Frame:
 
     def _head(self) -> RenderableType:
         view = self.view
-        row = _row("left", "right", flexible=0)
+        row = line_of_cells("left", "right", flexible=0)
         count = len(view.warnings)
         warned = f"{count} warning{'s' if count > 1 else ''}  " if count else ""
         row.add_row(
             Text(text.one_line(view.title), style="bold"),
             Text.assemble(
                 (warned, "yellow"),
-                (view.state.value, _STYLES.get(view.state, "")),
+                (view.state.value, STATE_STYLES.get(view.state, "")),
                 f"  {text.clock(view.elapsed_s(self._now()))}",
             ),
         )
@@ -65,7 +65,7 @@ class Frame:
 
     def _bar(self) -> RenderableType:
         progress = self.view.progress
-        row = _row("left", "left", "right", flexible=1)
+        row = line_of_cells("left", "left", "right", flexible=1)
         total = max(progress.works_expected, progress.works_done, 1)
         done = total if self.view.state is JobState.SUCCEEDED else progress.works_done
         works = f"{progress.works_done} of {progress.works_expected} works" if progress.works_expected else ""
@@ -112,7 +112,7 @@ class Frame:
         return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def _row(*justify: str, flexible: int) -> Table:
+def line_of_cells(*justify: str, flexible: int) -> Table:
     """A line of cells across the whole width, one of which takes what is left."""
     row = Table.grid(expand=True, padding=(0, 2, 0, 0))
     for index, side in enumerate(justify):

@@ -105,14 +105,7 @@ class FleetReport:
     @property
     def totals(self) -> Totals:
         """Sums over the results whose figures are known."""
-        pairs = [(row.original, row.compressed) for row in self.rows if row.original and row.compressed]
-        return Totals(
-            models=len(pairs),
-            params=sum(before.params for before, _ in pairs),
-            params_after=sum(after.params for _, after in pairs),
-            size_mb=sum(before.size_mb for before, _ in pairs),
-            size_mb_after=sum(after.size_mb for _, after in pairs),
-        )
+        return totals_of(self.rows)
 
     def to_json(self) -> str:
         """As indented JSON, with the totals; `read_report` reads it again."""
@@ -120,6 +113,18 @@ class FleetReport:
         saved = {"params_saved": totals.params_saved, "size_mb_saved": totals.size_mb_saved}
         data = {"name": self.name, "models": [asdict(row) for row in self.rows], "totals": asdict(totals) | saved}
         return json.dumps(data, indent=2)
+
+
+def totals_of(rows: Iterable[ModelRow]) -> Totals:
+    """Sums over the rows whose figures are known."""
+    pairs = [(row.original, row.compressed) for row in rows if row.original and row.compressed]
+    return Totals(
+        models=len(pairs),
+        params=sum(before.params for before, _ in pairs),
+        params_after=sum(after.params for _, after in pairs),
+        size_mb=sum(before.size_mb for before, _ in pairs),
+        size_mb_after=sum(after.size_mb for _, after in pairs),
+    )
 
 
 def report_of(name: str, jobs: Iterable[JobInfo]) -> FleetReport:
