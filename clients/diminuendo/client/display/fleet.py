@@ -67,7 +67,49 @@ class FleetView:
         return sum(job.state.final for job in self.jobs.values())
 
     @cached_property
-    def totals_line(totals: Totals) -> str:
+    def counts(self) -> list[tuple[str, str]]:
+        """Models by state in words, each with its style: of those that succeeded how many are not inside delta, too."""
+        states = Counter(job.state for job in self.jobs.values())
+        words = [
+            (f"{states[state]} {state.value.lower()}", STATE_STYLES.get(state, ""))
+            for state in JobState
+            if states[state]
+        ]
+        outside = sum(job.result is not None and not job.result.inside_delta for job in self.jobs.values())
+        return [*words, (f"{outside} of them outside", "yellow")] if outside else words
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Sums over the results whose figures are known."""
+        return totals_of(map(row_of, self.jobs.values()))
+
+    @cached_property
+    def _span(self) -> tuple[datetime | None, datetime | None]:
+        """When the first job was begun, and when the last one ended."""
+        begun = [job.start_time for job in self.jobs.values() if job.start_time]
+        ended = [job.end_time for job in self.jobs.values() if job.end_time]
+        return min(begun, default=None), max(ended, default=None)
+
+    @property
+    def over(self) -> bool:
+        """Whether every job has ended."""
+        return self.known and self.ended == len(self.jobs)
+
+    def elapsed_s(self, now: datetime) -> float:
+        """Seconds since the first job was begun, to `now` or to the end of the last one; never negative."""
+        begun, ended = self._span
+        end = ended if self.over and ended else now
+        return max(0.0, (end - begun).total_seconds()) if begun else 0.0
+
+
+def advance(view: FleetView, update: FleetUpdate) -> FleetView:
+    """The view after one more update."""
+    before = {} if update.begins else view.jobs
+    jobs = {**before, **{job.model: job for job in update.jobs}}
+    return FleetView(update.fleet, jobs, known=update.caught_up or (view.known and not update.begins))
+
+
+def totals_line(totals: Totals) -> str:
     """What was saved, in a line; empty while nothing is known."""
     if not totals.models:
         return ""
