@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'diminuendo/v1/coordinator_service.proto\x12\rdiminuendo.v1\x1a#diminuendo/v1/cluster_service.proto\x1a\x17\x64iminuendo/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"X\n\x14ReportClusterRequest\x12/\n\x0b\x63oordinator\x18\x01 \x01(\x0b\x32\x1a.diminuendo.v1.Coordinator\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\"\x17\n\x15ReportClusterResponse\"\x88\x01\n\x0fLeaseJobRequest\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nevaluators\x18\x04 \x01(\x05\x12\x0f\n\x07holding\x18\x05 \x03(\t\"7\n\x10LeaseJobResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.diminuendo.v1.Lease\"\xa2\x01\n\x05Lease\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12\x11\n\tnext_step\x18\x05 \x01(\x03\x12\x0e\n\x06weight\x18\x06 \x01(\x01\"g\n\x10HeartbeatRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x32\n\nevaluators\x18\x03 \x03(\x0b\x32\x1e.diminuendo.v1.EvaluatorStatus\"\xb7\x01\n\x11HeartbeatResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x17\n\x0fpause_requested\x18\x03 \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x05 \x01(\x05\"*\n\x1a\x42\x61tchGetEvaluationsRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"S\n\x1b\x42\x61tchGetEvaluationsResponse\x12\x34\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x1f.diminuendo.v1.StoredEvaluation\"0\n\x10StoredEvaluation\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\x0c\"\x95\x01\n\x17ReportEvaluationRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x35\n\nevaluation\x18\x03 \x01(\x0b\x32!.diminuendo.v1.EvaluationFinished\x12\x0f\n\x07outcome\x18\x04 \x01(\x0c\x12\x11\n\tartifacts\x18\x05 \x03(\t\"\x1a\n\x18ReportEvaluationResponse\"d\n\x14ReportAttemptRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12+\n\x07\x61ttempt\x18\x03 \x01(\x0b\x32\x1a.diminuendo.v1.AttemptLost\"\x17\n\x15ReportAttemptResponse\"\xa1\x01\n\x11\x43ommitStepRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x04step\x18\x03 \x01(\x0b\x32\x1c.diminuendo.v1.StepCommitted\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12(\n\x08warnings\x18\x05 \x03(\x0b\x32\x16.diminuendo.v1.Warning\"\x14\n\x12\x43ommitStepResponse\"\xd8\x01\n\x11ReleaseJobRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06result\x18\x03 \x01(\x0b\x32\x18.diminuendo.v1.JobResultH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.diminuendo.v1.JobFailureH\x00\x12-\n\tcancelled\x18\x05 \x01(\x0b\x32\x18.diminuendo.v1.CancelledH\x00\x12\x0e\n\x06reason\x18\x06 \x01(\tB\t\n\x07outcome\"\x0b\n\tCancelled\"\x14\n\x12ReleaseJobResponse2\xe2\x05\n\x12\x43oordinatorService\x12K\n\x08LeaseJob\x12\x1e.diminuendo.v1.LeaseJobRequest\x1a\x1f.diminuendo.v1.LeaseJobResponse\x12N\n\tHeartbeat\x12\x1f.diminuendo.v1.HeartbeatRequest\x1a .diminuendo.v1.HeartbeatResponse\x12l\n\x13\x42\x61tchGetEvaluations\x12).diminuendo.v1.BatchGetEvaluationsRequest\x1a*.diminuendo.v1.BatchGetEvaluationsResponse\x12\x63\n\x10ReportEvaluation\x12&.diminuendo.v1.ReportEvaluationRequest\x1a\'.diminuendo.v1.ReportEvaluationResponse\x12Z\n\rReportAttempt\x12#.diminuendo.v1.ReportAttemptRequest\x1a$.diminuendo.v1.ReportAttemptResponse\x12Q\n\nCommitStep\x12 .diminuendo.v1.CommitStepRequest\x1a!.diminuendo.v1.CommitStepResponse\x12Q\n\nReleaseJob\x12 .diminuendo.v1.ReleaseJobRequest\x1a!.diminuendo.v1.ReleaseJobResponse\x12Z\n\rReportCluster\x12#.diminuendo.v1.ReportClusterRequest\x1a$.diminuendo.v1.ReportClusterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'diminuendo/v1/coordinator_service.proto\x12\rdiminuendo.v1\x1a#diminuendo/v1/cluster_service.proto\x1a\x17\x64iminuendo/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"X\n\x14ReportClusterRequest\x12/\n\x0b\x63oordinator\x18\x01 \x01(\x0b\x32\x1a.diminuendo.v1.Coordinator\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\"\x17\n\x15ReportClusterResponse\"\x99\x01\n\x0fLeaseJobRequest\x12\x13\n\x0b\x63oordinator\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nevaluators\x18\x04 \x01(\x05\x12\x0f\n\x07holding\x18\x05 \x03(\t\x12\x0f\n\x07project\x18\x06 \x01(\t\"7\n\x10LeaseJobResponse\x12#\n\x05lease\x18\x01 \x01(\x0b\x32\x14.diminuendo.v1.Lease\"\xa2\x01\n\x05Lease\x12\x1f\n\x03job\x18\x01 \x01(\x0b\x32\x12.diminuendo.v1.Job\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12\x11\n\tnext_step\x18\x05 \x01(\x03\x12\x0e\n\x06weight\x18\x06 \x01(\x01\"g\n\x10HeartbeatRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x32\n\nevaluators\x18\x03 \x03(\x0b\x32\x1e.diminuendo.v1.EvaluatorStatus\"\xb7\x01\n\x11HeartbeatResponse\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x17\n\x0fpause_requested\x18\x03 \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x05 \x01(\x05\"*\n\x1a\x42\x61tchGetEvaluationsRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"S\n\x1b\x42\x61tchGetEvaluationsResponse\x12\x34\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x1f.diminuendo.v1.StoredEvaluation\"0\n\x10StoredEvaluation\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\x0c\"\x95\x01\n\x17ReportEvaluationRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x35\n\nevaluation\x18\x03 \x01(\x0b\x32!.diminuendo.v1.EvaluationFinished\x12\x0f\n\x07outcome\x18\x04 \x01(\x0c\x12\x11\n\tartifacts\x18\x05 \x03(\t\"\x1a\n\x18ReportEvaluationResponse\"d\n\x14ReportAttemptRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12+\n\x07\x61ttempt\x18\x03 \x01(\x0b\x32\x1a.diminuendo.v1.AttemptLost\"\x17\n\x15ReportAttemptResponse\"\xa1\x01\n\x11\x43ommitStepRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x04step\x18\x03 \x01(\x0b\x32\x1c.diminuendo.v1.StepCommitted\x12\x15\n\rsession_state\x18\x04 \x01(\x0c\x12(\n\x08warnings\x18\x05 \x03(\x0b\x32\x16.diminuendo.v1.Warning\"\x14\n\x12\x43ommitStepResponse\"\xd8\x01\n\x11ReleaseJobRequest\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06result\x18\x03 \x01(\x0b\x32\x18.diminuendo.v1.JobResultH\x00\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x19.diminuendo.v1.JobFailureH\x00\x12-\n\tcancelled\x18\x05 \x01(\x0b\x32\x18.diminuendo.v1.CancelledH\x00\x12\x0e\n\x06reason\x18\x06 \x01(\tB\t\n\x07outcome\"\x0b\n\tCancelled\"\x14\n\x12ReleaseJobResponse2\xe2\x05\n\x12\x43oordinatorService\x12K\n\x08LeaseJob\x12\x1e.diminuendo.v1.LeaseJobRequest\x1a\x1f.diminuendo.v1.LeaseJobResponse\x12N\n\tHeartbeat\x12\x1f.diminuendo.v1.HeartbeatRequest\x1a .diminuendo.v1.HeartbeatResponse\x12l\n\x13\x42\x61tchGetEvaluations\x12).diminuendo.v1.BatchGetEvaluationsRequest\x1a*.diminuendo.v1.BatchGetEvaluationsResponse\x12\x63\n\x10ReportEvaluation\x12&.diminuendo.v1.ReportEvaluationRequest\x1a\'.diminuendo.v1.ReportEvaluationResponse\x12Z\n\rReportAttempt\x12#.diminuendo.v1.ReportAttemptRequest\x1a$.diminuendo.v1.ReportAttemptResponse\x12Q\n\nCommitStep\x12 .diminuendo.v1.CommitStepRequest\x1a!.diminuendo.v1.CommitStepResponse\x12Q\n\nReleaseJob\x12 .diminuendo.v1.ReleaseJobRequest\x1a!.diminuendo.v1.ReleaseJobResponse\x12Z\n\rReportCluster\x12#.diminuendo.v1.ReportClusterRequest\x1a$.diminuendo.v1.ReportClusterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,39 +40,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTCLUSTERRESPONSE']._serialized_start=275
   _globals['_REPORTCLUSTERRESPONSE']._serialized_end=298
   _globals['_LEASEJOBREQUEST']._serialized_start=301
-  _globals['_LEASEJOBREQUEST']._serialized_end=437
-  _globals['_LEASEJOBRESPONSE']._serialized_start=439
-  _globals['_LEASEJOBRESPONSE']._serialized_end=494
-  _globals['_LEASE']._serialized_start=497
-  _globals['_LEASE']._serialized_end=659
-  _globals['_HEARTBEATREQUEST']._serialized_start=661
-  _globals['_HEARTBEATREQUEST']._serialized_end=764
-  _globals['_HEARTBEATRESPONSE']._serialized_start=767
-  _globals['_HEARTBEATRESPONSE']._serialized_end=950
-  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_start=952
-  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_end=994
-  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_start=996
-  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_end=1079
-  _globals['_STOREDEVALUATION']._serialized_start=1081
-  _globals['_STOREDEVALUATION']._serialized_end=1129
-  _globals['_REPORTEVALUATIONREQUEST']._serialized_start=1132
-  _globals['_REPORTEVALUATIONREQUEST']._serialized_end=1281
-  _globals['_REPORTEVALUATIONRESPONSE']._serialized_start=1283
-  _globals['_REPORTEVALUATIONRESPONSE']._serialized_end=1309
-  _globals['_REPORTATTEMPTREQUEST']._serialized_start=1311
-  _globals['_REPORTATTEMPTREQUEST']._serialized_end=1411
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=1413
-  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=1436
-  _globals['_COMMITSTEPREQUEST']._serialized_start=1439
-  _globals['_COMMITSTEPREQUEST']._serialized_end=1600
-  _globals['_COMMITSTEPRESPONSE']._serialized_start=1602
-  _globals['_COMMITSTEPRESPONSE']._serialized_end=1622
-  _globals['_RELEASEJOBREQUEST']._serialized_start=1625
-  _globals['_RELEASEJOBREQUEST']._serialized_end=1841
-  _globals['_CANCELLED']._serialized_start=1843
-  _globals['_CANCELLED']._serialized_end=1854
-  _globals['_RELEASEJOBRESPONSE']._serialized_start=1856
-  _globals['_RELEASEJOBRESPONSE']._serialized_end=1876
-  _globals['_COORDINATORSERVICE']._serialized_start=1879
-  _globals['_COORDINATORSERVICE']._serialized_end=2617
+  _globals['_LEASEJOBREQUEST']._serialized_end=454
+  _globals['_LEASEJOBRESPONSE']._serialized_start=456
+  _globals['_LEASEJOBRESPONSE']._serialized_end=511
+  _globals['_LEASE']._serialized_start=514
+  _globals['_LEASE']._serialized_end=676
+  _globals['_HEARTBEATREQUEST']._serialized_start=678
+  _globals['_HEARTBEATREQUEST']._serialized_end=781
+  _globals['_HEARTBEATRESPONSE']._serialized_start=784
+  _globals['_HEARTBEATRESPONSE']._serialized_end=967
+  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_start=969
+  _globals['_BATCHGETEVALUATIONSREQUEST']._serialized_end=1011
+  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_start=1013
+  _globals['_BATCHGETEVALUATIONSRESPONSE']._serialized_end=1096
+  _globals['_STOREDEVALUATION']._serialized_start=1098
+  _globals['_STOREDEVALUATION']._serialized_end=1146
+  _globals['_REPORTEVALUATIONREQUEST']._serialized_start=1149
+  _globals['_REPORTEVALUATIONREQUEST']._serialized_end=1298
+  _globals['_REPORTEVALUATIONRESPONSE']._serialized_start=1300
+  _globals['_REPORTEVALUATIONRESPONSE']._serialized_end=1326
+  _globals['_REPORTATTEMPTREQUEST']._serialized_start=1328
+  _globals['_REPORTATTEMPTREQUEST']._serialized_end=1428
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_start=1430
+  _globals['_REPORTATTEMPTRESPONSE']._serialized_end=1453
+  _globals['_COMMITSTEPREQUEST']._serialized_start=1456
+  _globals['_COMMITSTEPREQUEST']._serialized_end=1617
+  _globals['_COMMITSTEPRESPONSE']._serialized_start=1619
+  _globals['_COMMITSTEPRESPONSE']._serialized_end=1639
+  _globals['_RELEASEJOBREQUEST']._serialized_start=1642
+  _globals['_RELEASEJOBREQUEST']._serialized_end=1858
+  _globals['_CANCELLED']._serialized_start=1860
+  _globals['_CANCELLED']._serialized_end=1871
+  _globals['_RELEASEJOBRESPONSE']._serialized_start=1873
+  _globals['_RELEASEJOBRESPONSE']._serialized_end=1893
+  _globals['_COORDINATORSERVICE']._serialized_start=1896
+  _globals['_COORDINATORSERVICE']._serialized_end=2634
 # @@protoc_insertion_point(module_scope)

@@ -74,12 +74,15 @@ class LeaseJobRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     EVALUATORS_FIELD_NUMBER: _builtins.int
     HOLDING_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     coordinator: _builtins.str
     """Name of the coordinator, unique among those alive."""
     request_id: _builtins.str
     """Makes a retry safe: a lease given under the same request_id is given again."""
     evaluators: _builtins.int
     """Evaluators of the coordinator's cluster."""
+    project: _builtins.str
+    """Id of the only project whose jobs it takes; empty: those of all."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """How long to wait for a job; at most 30 s."""
@@ -96,10 +99,11 @@ class LeaseJobRequest(_message.Message):
         wait: _duration_pb2.Duration | None = ...,
         evaluators: _builtins.int = ...,
         holding: _abc.Iterable[_builtins.str] | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "evaluators", b"evaluators", "holding", b"holding", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator", b"coordinator", "evaluators", b"evaluators", "holding", b"holding", "project", b"project", "request_id", b"request_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

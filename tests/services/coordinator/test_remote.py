@@ -20,7 +20,8 @@ import pytest
 from diminuendo.v1 import job_pb2
 from tests.services.coordinator.conftest import ROOT, Server, until
 
-from diminuendo.services.coordinator.remote import LABEL, options
+from diminuendo.services.common.rayjobs import LABEL
+from diminuendo.services.coordinator.remote import options
 from diminuendo.services.coordinator.settings import CoordinatorSettings
 
 

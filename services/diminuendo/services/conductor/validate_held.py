@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from diminuendo.v1 import coordinator_service_pb2, job_pb2
 
+from diminuendo.services.common.names import COMPONENT
 from diminuendo.services.conductor.records import CommittedStep, Outcome, Report
 from diminuendo.services.conductor.validate import Problems, job_name, request_id
 
@@ -37,6 +38,7 @@ class Asking:
     wait_us: int
     evaluators: int
     holding: tuple[str, ...]
+    project: str
 
 
 def lease_job(request: coordinator_service_pb2.LeaseJobRequest) -> Asking:
@@ -52,8 +54,11 @@ def lease_job(request: coordinator_service_pb2.LeaseJobRequest) -> Asking:
         problems.add("evaluators", f"{request.evaluators} is negative; give the number of evaluators")
     if len(request.holding) > MAX_HOLDING:
         problems.add("holding", f"{len(request.holding)} jobs are too many; work on at most {MAX_HOLDING} at a time")
+    if request.project and not COMPONENT.fullmatch(request.project):
+        problems.add("project", f"{request.project!r} is no project; give 1 to 63 of [a-z0-9-], or nothing")
     problems.check()
-    return Asking(request.coordinator, request.request_id, wait_us, request.evaluators, tuple(request.holding))
+    asked = (request.coordinator, request.request_id, wait_us, request.evaluators)
+    return Asking(*asked, tuple(request.holding), request.project)
 
 
 def writer(name: str, epoch: int) -> None:

@@ -81,6 +81,7 @@ async def lease_within(
     wait_us: int,
     holding: Collection[str] = (),
     weights: Mapping[str, float] | None = None,
+    project: str = "",
 ) -> Lease | None:
     """The next job for a coordinator; None when none comes within the time.
 
@@ -93,7 +94,12 @@ async def lease_within(
             changed.clear()
             notifier.check_open()
             lease = await store.lease_job(
-                coordinator=coordinator, request_id=request_id, lease_us=lease_us, holding=holding, weights=weights
+                coordinator=coordinator,
+                request_id=request_id,
+                lease_us=lease_us,
+                holding=holding,
+                weights=weights,
+                project=project,
             )
             if lease is not None or clock() >= deadline:
                 return lease

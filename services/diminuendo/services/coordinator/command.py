@@ -48,6 +48,7 @@ def coordinator(
         float | None, typer.Option(help="Most host memory of one evaluator, in GB.", show_default="what there is")
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Most jobs at a time.", show_default="8")] = None,
+    project: Annotated[str | None, typer.Option(help="Take jobs of this project only.", show_default="all")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -69,6 +70,7 @@ def coordinator(
             work_timeout_s=work_timeout_s,
             evaluator_memory_gb=evaluator_memory_gb,
             jobs=jobs,
+            project=project,
             log_level=log_level,
             with_parent=with_parent,
         )

@@ -69,21 +69,22 @@ def _loop(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, sto
     )
     with report:
         try:
-            _lease(settings.name, evaluators, runner, crew, stop)
+            _lease(settings, evaluators, runner, crew, stop)
         finally:
             crew.join()
 
 
-def _lease(name: str, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop) -> None:
+def _lease(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, crew: Crew, stop: Stop) -> None:
     request_id, delay = _new_id(), _FIRST_DELAY_S
     while crew.wait_for_room() and runner.executor.wait_until_usable(stop):
         runner.executor.revive()
         request = v1.LeaseJobRequest(
-            coordinator=name,
+            coordinator=settings.name,
             request_id=request_id,
             wait=Duration(seconds=_WAIT_S),
             evaluators=evaluators,
             holding=crew.holding,
+            project=settings.project,
         )
         try:
             response = _ask(runner.conductor, request, stop)

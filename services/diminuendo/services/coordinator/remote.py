@@ -18,6 +18,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.common.rayjobs import DRAIN_S, LABEL
 from diminuendo.services.coordinator.settings import CoordinatorSettings
 from diminuendo.services.coordinator.stopping import Stop
 
@@ -26,12 +27,6 @@ T = TypeVar("T")
 
 _REFUSALS = (ConnectionError, RuntimeError, RayError)
 """What Ray's client raises when the cluster is away, or does not do what it is asked."""
-
-LABEL = "diminuendo-coordinator"
-"""Key of a Ray job's metadata under which the coordinator's name is."""
-
-DRAIN_S = 20
-"""How long the cluster lets the coordinator end by itself after a stop."""
 
 _LOOK_S = 1.0
 _FIRST_DELAY_S, _LAST_DELAY_S = 1.0, 30.0
@@ -116,6 +111,8 @@ def options(settings: CoordinatorSettings) -> Iterator[str]:
     yield from ("--ray-address", "auto", "--conductor", settings.conductor, "--artifacts", settings.artifacts)
     yield from ("--name", settings.name, "--jobs", str(settings.jobs), "--log-level", settings.log_level)
     yield from ("--work-timeout-s", str(settings.work_timeout_s))
+    if settings.project:
+        yield from ("--project", settings.project)
     if settings.evaluators is not None:
         yield from ("--evaluators", str(settings.evaluators))
     if settings.evaluator_memory_gb is not None:

@@ -23,6 +23,7 @@ class CoordinatorSettings(ServiceSettings):
         work_timeout_s: How long an evaluator may take for one work, in seconds.
         evaluator_memory_gb: Most host memory of one evaluator, in GB of 2^30 bytes; None: as much as there is.
         jobs: Most jobs at a time.
+        project: The only one whose jobs it takes; empty: those of all.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -36,6 +37,7 @@ class CoordinatorSettings(ServiceSettings):
     work_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, allow_inf_nan=False)
     evaluator_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     jobs: int = Field(8, ge=1, le=1000)
+    project: str = Field("", pattern=r"^[a-z0-9-]{0,63}$")
     with_parent: bool = False
 
     @property

@@ -63,6 +63,7 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             wait_us=asking.wait_us,
             holding=asking.holding,
             weights=self._weights,
+            project=asking.project,
         )
         if lease is None:
             return v1.LeaseJobResponse()

@@ -187,6 +187,10 @@ class Store(Protocol):
         """
         ...
 
+    async def count_active(self) -> Mapping[str, int]:
+        """Number of jobs, by project, that are queued or in a coordinator's hands."""
+        ...
+
     async def read_events(self, name: str, *, after: int = 0, limit: int = 500) -> EventPage:
         """Events with a sequence number above `after`, in order."""
         ...
@@ -199,8 +203,9 @@ class Store(Protocol):
         lease_us: int,
         holding: Collection[str] = (),
         weights: Mapping[str, float] | None = None,
+        project: str = "",
     ) -> Lease | None:
-        """Give the next job to a coordinator, or None when there is none.
+        """Give the next job to a coordinator, or None when there is none; of one project where one is given.
 
         The order: the lease given under the same request_id, if it still holds; a running job of this coordinator, but
         for those that it says it is holding, or of one whose lease has ended; a queued job. Of those comes first the

@@ -58,6 +58,7 @@ def lease(
     lease_us: int,
     holding: Collection[str] = (),
     weights: Mapping[str, float] | None = None,
+    project: str = "",
 ) -> Lease | None:
     """Give the next job to a coordinator."""
     _alone(tx, coordinator)
@@ -70,10 +71,12 @@ def lease(
     theirs = jobs.c.name.not_in(holding)
     forgotten = and_(jobs.c.coordinator == coordinator, theirs)
     expired = and_(jobs.c.lease_expire_time <= tx.now, theirs)
+    if project:
+        expired = and_(expired, jobs.c.project == project)
     _lapse(tx, or_(expired, forgotten))
     job_free = _first(tx, and_(jobs.c.state == State.RUNNING.name, forgotten), wait=True)
     job_free = job_free or _first(tx, and_(jobs.c.state == State.RUNNING.name, expired))
-    job_free = job_free or _next_queued(tx, weights or {})
+    job_free = job_free or _next_queued(tx, weights or {}, project)
     if job_free is None:
         return None
     draft = rules.grant(job_free, tx.now, coordinator=coordinator, request_id=request_id, lease_us=lease_us)
@@ -81,9 +84,10 @@ def lease(
     return _lease(tx, draft.job)
 
 
-def _next_queued(tx: Transaction, weights: Mapping[str, float]) -> Job | None:
-    """The first job in the queue of the project that has least for its weight, if it has any."""
-    oldest = {row.project: row.first for row in tx.connection.execute(_WAITING)}
+def _next_queued(tx: Transaction, weights: Mapping[str, float], only: str) -> Job | None:
+    """The first job in the queue of the project that has least for its weight, or of the only one, if it has any."""
+    waiting = tx.connection.execute(_WAITING)
+    oldest = {row.project: row.first for row in waiting if not only or row.project == only}
     worked_on = {row.project: row.jobs for row in tx.connection.execute(_WORKED_ON)}
     order = sorted(oldest, key=lambda name: (worked_on.get(name, 0) / weights.get(name, 1.0), oldest[name]))
     queued = jobs.c.state == State.QUEUED.name

@@ -194,6 +194,12 @@ class SqlStore:
         query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
         return await self._read(lambda c: {State[state]: number for state, number in c.execute(query)})
 
+    async def count_active(self) -> Mapping[str, int]:
+        """Number of jobs, by project, that are queued or in a coordinator's hands."""
+        active = [state.name for state in (State.QUEUED, *HELD)]
+        query = select(jobs.c.project, func.count()).where(jobs.c.state.in_(active)).group_by(jobs.c.project)
+        return await self._read(lambda c: {project: number for project, number in c.execute(query)})
+
     async def read_events(self, name: str, *, after: int = 0, limit: int = 500) -> EventPage:
         """Events with a sequence number above `after`, in order."""
         return await self._pages.get((name, after, limit))
@@ -206,6 +212,7 @@ class SqlStore:
         lease_us: int,
         holding: Collection[str] = (),
         weights: Mapping[str, float] | None = None,
+        project: str = "",
     ) -> Lease | None:
         """Give the next job to a coordinator, or None when there is none."""
         return await self._write(
@@ -216,6 +223,7 @@ class SqlStore:
                 lease_us=lease_us,
                 holding=holding,
                 weights=weights,
+                project=project,
             )
         )
 
