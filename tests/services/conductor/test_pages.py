@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+from diminuendo.v1 import cluster_service_pb2, job_pb2
 from diminuendo.v1 import coordinator_service_pb2 as v1
-from diminuendo.v1 import job_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
@@ -53,6 +53,7 @@ async def test_health_is_told_for_each_service(conductor: Running, api: Api) -> 
         assert (await health.Check(health_pb2.HealthCheckRequest(service=service))).status == SERVING
     assert SERVICES == (
         "diminuendo.v1.JobService",
+        "diminuendo.v1.FleetService",
         "diminuendo.v1.CoordinatorService",
         "diminuendo.v1.ArtifactService",
         "diminuendo.v1.ClusterService",
@@ -101,19 +102,23 @@ async def test_without_a_database_it_is_alive_but_not_ready(conductor: Running, 
 
 async def test_metrics_move(conductor: Running, api: Api, clock: Any) -> None:
     before = await metrics(conductor)
-    assert before["diminuendo_jobs", "queued"] == 0
+    assert not any(key[0] == "diminuendo_jobs" for key in before)
     assert before["diminuendo_steps_committed_total",] == 0
     await api.create("a")
+    clock.advance(7)
     await api.create("b")
     await api.lease("c1", evaluators=2)
-    waiting = await metrics(conductor)
-    assert (waiting["diminuendo_evaluators", "busy"], waiting["diminuendo_evaluators", "idle"]) == (0, 2)
-    status = [job_pb2.EvaluatorStatus(evaluator="e0", work="conv1"), job_pb2.EvaluatorStatus(evaluator="e1")]
-    await api.coordinators.Heartbeat(v1.HeartbeatRequest(job_name=NAME, epoch=1, evaluators=status))
+    status = [
+        job_pb2.EvaluatorStatus(evaluator="e0", state=job_pb2.EVALUATOR_STATE_BUSY, gpus=0.5),
+        job_pb2.EvaluatorStatus(evaluator="e1", state=job_pb2.EVALUATOR_STATE_IDLE, gpus=0.5),
+        job_pb2.EvaluatorStatus(evaluator="e2", state=job_pb2.EVALUATOR_STATE_LOST),
+    ]
+    told = cluster_service_pb2.Coordinator(name="c1", evaluators=status, works_waiting=3)
+    await api.coordinators.ReportCluster(v1.ReportClusterRequest(coordinator=told))
     candidate = job_pb2.Candidate(params_ratio=2.0, drop=0.1)
     works: list[dict[str, Any]] = [
         {"kind": "survey", "seconds": 3.0},
-        {"kind": "evaluate", "seconds": 40.0, "candidate": candidate},
+        {"kind": "evaluate", "seconds": 40.0, "candidate": candidate, "samples": 1200},
         {"kind": "evaluate", "seconds": 2.0},
         {"kind": "evaluate", "remembered": True, "candidate": candidate},
     ]
@@ -122,18 +127,24 @@ async def test_metrics_move(conductor: Running, api: Api, clock: Any) -> None:
         for _ in range(2):
             await api.coordinators.ReportEvaluation(v1.ReportEvaluationRequest(job_name=NAME, epoch=1, evaluation=done))
     best = job_pb2.Candidate(params_ratio=6.5, drop=0.75)
-    step = job_pb2.StepCommitted(step=0, progress=job_pb2.JobProgress(best=best))
-    await api.coordinators.CommitStep(v1.CommitStepRequest(job_name=NAME, epoch=1, step=step))
+    step = job_pb2.StepCommitted(step=0, progress=job_pb2.JobProgress(best=best, stage=job_pb2.STAGE_EXPLORE, steps=1))
+    for _ in range(2):
+        await api.coordinators.CommitStep(v1.CommitStepRequest(job_name=NAME, epoch=1, step=step))
+        lost = job_pb2.AttemptLost(index=9, attempt=1, cause="TIMEOUT")
+        await api.coordinators.ReportAttempt(v1.ReportAttemptRequest(job_name=NAME, epoch=1, attempt=lost))
     after = await metrics(conductor)
-    assert {key[1]: value for key, value in after.items() if key[0] == "diminuendo_jobs"} == {
-        "queued": 1,
-        "running": 1,
-        "cancelling": 0,
-        "cancelled": 0,
-        "succeeded": 0,
-        "failed": 0,
-        "pausing": 0,
-        "paused": 0,
+    assert {key[1:]: value for key, value in after.items() if key[0] == "diminuendo_jobs"} == {
+        ("p", state): value
+        for state, value in {
+            "queued": 1,
+            "running": 1,
+            "cancelling": 0,
+            "cancelled": 0,
+            "succeeded": 0,
+            "failed": 0,
+            "pausing": 0,
+            "paused": 0,
+        }.items()
     }
     assert {key[1:]: value for key, value in after.items() if key[0] == "diminuendo_evaluations_total"} == {
         ("survey", "done"): 1,
@@ -143,17 +154,34 @@ async def test_metrics_move(conductor: Running, api: Api, clock: Any) -> None:
     }
     assert after["diminuendo_evaluation_seconds_sum", "evaluate"] == 42.0
     assert after["diminuendo_evaluation_seconds_count", "evaluate"] == 2
-    assert (after["diminuendo_evaluators", "busy"], after["diminuendo_evaluators", "idle"]) == (1, 1)
+    assert {key[1]: value for key, value in after.items() if key[0] == "diminuendo_evaluators"} == {
+        "busy": 1,
+        "idle": 1,
+        "starting": 0,
+        "lost": 1,
+    }
+    assert after["diminuendo_evaluator_gpus", "busy"] == 0.5
+    assert after["diminuendo_works_waiting",] == 3
+    assert after["diminuendo_samples_total",] == 1200
+    assert after["diminuendo_attempts_lost_total", "TIMEOUT"] == 1
+    assert after["diminuendo_leases_total", "first"] == 1
+    assert (after["diminuendo_queue_wait_seconds_sum",], after["diminuendo_queue_wait_seconds_count",]) == (7.0, 1)
+    assert after["diminuendo_queue_oldest_timestamp_seconds",] == clock() / 1e6
+    assert after["diminuendo_delta_distance_points", NAME] == 0.25
+    assert after["diminuendo_job_info", "", NAME, "digits", "p", "explore"] == 1
     assert after["diminuendo_steps_committed_total",] == 1
     assert after["diminuendo_best_params_ratio", NAME] == 6.5
     assert after["diminuendo_best_drop_points", NAME] == 0.75
     assert after["diminuendo_rpc_total", "OK", "CreateJob"] == 2
     assert after["diminuendo_rpc_total", "OK", "ReportEvaluation"] == 8
-    assert after["diminuendo_rpc_seconds_count", "CommitStep"] == 1
+    assert after["diminuendo_rpc_seconds_count", "CommitStep"] == 2
     await api.finish(NAME, 1)
-    clock.advance(31)
+    clock.advance(16)
     ended = await metrics(conductor)
+    assert ended["diminuendo_jobs_ended_total", "inside_delta", ""] == 1
+    assert ended["diminuendo_result_drop_points", "true", NAME, "digits", "p"] == 0.5
     assert ("diminuendo_best_params_ratio", NAME) not in ended
+    assert ended["diminuendo_coordinators",] == 0
     assert ended["diminuendo_evaluators", "busy"] == ended["diminuendo_evaluators", "idle"] == 0
 
 

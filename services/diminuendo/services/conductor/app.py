@@ -14,7 +14,7 @@ from diminuendo.services.conductor.authenticate import Authenticator
 from diminuendo.services.conductor.garbage import Collector, collect_now_and_then
 from diminuendo.services.conductor.http import application, serving
 from diminuendo.services.conductor.lock import data_folder
-from diminuendo.services.conductor.metrics import Metrics
+from diminuendo.services.conductor.metrics import Host, Metrics
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.readiness import watch_store
 from diminuendo.services.conductor.server import LOCAL, GrpcServer, address, is_loopback, listen, probe
@@ -72,14 +72,16 @@ async def conducting(settings: ConductorSettings, *, clock: Clock = wall_clock) 
             use leaves no folder behind.
     """
     guard = _guard(settings, clock)
+    host = Host(settings.data_dir, settings.uploads_dir, settings.tls_cert_file)
     probe("--port", settings.host, settings.port)
     with (
         closing(listen("--http-port", settings.host, settings.http_port)) as listener,
         data_folder(settings.data_dir),
     ):
         http = address(settings.host, listener.getsockname()[1])
-        async with _store(settings, clock) as store:
-            notifier, metrics = Notifier(), Metrics(clock)
+        notifier, metrics = Notifier(), Metrics(clock, host)
+        async with _store(settings, clock, metrics) as store:
+            store.subscribe(metrics.committed)
             store.subscribe(notifier.publish)
             async with (
                 _sweeping(store, notifier, clock) as sweeper,
@@ -110,11 +112,12 @@ def _guard(settings: ConductorSettings, clock: Clock) -> _Guard:
 
 
 @asynccontextmanager
-async def _store(settings: ConductorSettings, clock: Clock) -> AsyncIterator[Store]:
-    store = await asyncio.to_thread(SqlStore.open, settings.url, clock=clock)
+async def _store(settings: ConductorSettings, clock: Clock, metrics: Metrics) -> AsyncIterator[Store]:
+    store = await asyncio.to_thread(SqlStore.open, settings.url, clock=clock, timed=metrics.time_store)
     try:
         yield store
     finally:
+        await metrics.settle()
         await store.close()
 
 

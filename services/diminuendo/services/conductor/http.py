@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -23,8 +22,9 @@ from diminuendo.services.conductor.store.base import Store
 def application(store: Store, notifier: Notifier, metrics: Metrics) -> Starlette:
     """The pages: alive as long as they answer; ready when the database can be used and no stop was asked for."""
 
-    async def page(_request: Request) -> Response:
-        return Response(await metrics.page(store), media_type=CONTENT_TYPE_LATEST)
+    async def page(request: Request) -> Response:
+        content, kind = (await metrics.page(store)).encoded(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": kind})
 
     async def livez(_request: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -1,4 +1,4 @@
-"""What happens around every call: its errors go out as google.rpc.Status, its code and time are counted."""
+"""What happens around every call: its errors go out as google.rpc.Status, it is counted, timed and traced."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext, suppress
 from typing import Any, TypeAlias
 
 import grpc
 from grpc.aio import AbortError, ServicerContext
 
-from diminuendo.services.common import logs
+from diminuendo.services.common import logs, tracing
 from diminuendo.services.common.errors import DiminuendoError, InternalError, StoppingError, to_status
 from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import wait
 
 OURS = "/diminuendo."
+TRACE_PARENT = "traceparent"
+"""Key of the metadata that says which span of the caller's a call belongs to, by W3C Trace Context."""
+TRACED = frozenset({"CreateJob", "BatchCreateJobs"})
+"""Calls that are traced also where their caller does not trace: evaluations are linked to them."""
 _log = logs.get(__name__)
 _Context = ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -98,7 +102,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Any) -> Callable[[Any, _Context], Awaitable[Any]]:
         async def call(request: Any, context: _Context) -> Any:
-            with self._counted(method) as ended:
+            with self._counted(method) as ended, _traced(method, context):
                 try:
                     self._admit()
                     return await behaviour(request, context)
@@ -109,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, behaviour: Any) -> Callable[[Any, _Context], Awaitable[None]]:
         async def call(request: Any, context: _Context) -> None:
-            with self._counted(method) as ended:
+            with self._counted(method, streams=True) as ended, _traced(method, context):
                 try:
                     self._admit()
                     # A generator that the server merely drops when the client leaves is closed at some later
@@ -123,11 +127,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     @contextmanager
-    def _counted(self, method: str) -> Iterator[list[grpc.StatusCode]]:
+    def _counted(self, method: str, *, streams: bool = False) -> Iterator[list[grpc.StatusCode]]:
         """Count the call with the code that is left in the list; OK without one."""
         start = time.monotonic()
         ended: list[grpc.StatusCode] = []
         self._under_way += 1
+        under_way = self._metrics.under_way(method)
+        under_way.inc()
         self._idle.clear()
         try:
             yield ended
@@ -136,10 +142,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         finally:
             code = ended[-1] if ended else grpc.StatusCode.OK
-            self._metrics.count_rpc(method, code, time.monotonic() - start)
+            self._metrics.count_rpc(method, code, time.monotonic() - start, streams=streams)
+            under_way.dec()
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
+
+
+def _traced(method: str, context: _Context) -> AbstractContextManager[None]:
+    """A span around the call, where it is to be traced."""
+    given = next((str(value) for key, value in context.invocation_metadata() or () if key == TRACE_PARENT), "")
+    if not given and not (method in TRACED and tracing.active()):
+        return nullcontext()
+    return tracing.serving(method, given, root=method in TRACED)
 
 
 async def _refuse(method: str, error: Exception, context: _Context, ended: list[grpc.StatusCode]) -> None:

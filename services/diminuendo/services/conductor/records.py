@@ -362,6 +362,18 @@ class EventPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """New events of a job's log.
+
+    Attributes:
+        job: As it is after them; without an id when they are its first ones.
+    """
+
+    job: Job
+    events: tuple[job_pb2.JobEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Changes:
     """What a commit changed, for those who wait.
 
@@ -371,6 +383,7 @@ class Changes:
         queue: Whether a job may have become free to be leased.
         parting: Whether a job has come to wait for its coordinator to let go.
         everything: Changes may have been missed: whoever waits for any is to look.
+        noted: The new events of these jobs, where this process stored them: each is in one process's changes, once.
     """
 
     jobs: frozenset[str] = frozenset()
@@ -378,3 +391,4 @@ class Changes:
     parting: bool = False
     everything: bool = False
     models: frozenset[tuple[str, str]] = frozenset()
+    noted: tuple[Noted, ...] = field(default=(), compare=False)

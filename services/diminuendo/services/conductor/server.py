@@ -98,10 +98,11 @@ class GrpcServer:
         job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(store, notifier, clock, bundles), self._server)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(FleetService(store, notifier, bundles), self._server)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-            CoordinatorService(store, notifier, metrics, clock, lease_us=lease_us, weights=weights), self._server
+            CoordinatorService(store, notifier, clock, lease_us=lease_us, weights=weights), self._server
         )
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
-            ArtifactService(store, artifacts, uploads, collector, clock, max_bytes=max_artifact_bytes), self._server
+            ArtifactService(store, artifacts, uploads, collector, metrics, clock, max_bytes=max_artifact_bytes),
+            self._server,
         )
         cluster_service_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterService(store, clock), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -12,6 +12,7 @@ from diminuendo.v1 import job_pb2, job_service_pb2
 from diminuendo.engine.search.check import problems as wrong_in
 from diminuendo.engine.store import is_sha256
 from diminuendo.engine.zoo import catalog
+from diminuendo.services.common import tracing
 from diminuendo.services.common.errors import InvalidFieldError, Violation
 from diminuendo.services.common.names import COMPONENT
 from diminuendo.services.common.spec import ACCEPTS, EFFORTS, to_request, unknown_fields
@@ -86,6 +87,7 @@ def new_job(
         deadline=deadline or None,
         fleet=fleet,
         model=model,
+        trace_parent=tracing.trace_parent(),
     )
 
 

@@ -27,6 +27,7 @@ from diminuendo.services.common.errors import (
 from diminuendo.services.conductor import validate_artifacts as validate
 from diminuendo.services.conductor.garbage import Collector
 from diminuendo.services.conductor.jobs import timestamp
+from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.store.base import Clock, Store
 from diminuendo.services.conductor.uploads import Upload, Uploads
 
@@ -45,13 +46,14 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
         artifacts: SharedStore,
         uploads: Uploads,
         collector: Collector,
+        metrics: Metrics,
         clock: Clock,
         *,
         max_bytes: int,
     ) -> None:
         """Read from this artifact store, and let what is sent, of at most so many bytes, go to it."""
         self._store, self._artifacts, self._uploads, self._collector = store, artifacts, uploads, collector
-        self._clock, self._max_bytes = clock, max_bytes
+        self._metrics, self._clock, self._max_bytes = metrics, clock, max_bytes
 
     async def ReadArtifact(
         self, request: artifact_service_pb2.ReadArtifactRequest, context: _Context
@@ -70,6 +72,7 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
                 break  # it was replaced by something shorter: damaged, and so the reader will find
             digest.update(data)
             offset += len(data)
+            self._metrics.bytes_out.inc(len(data))
             yield artifact_service_pb2.ReadArtifactResponse(data=data, crc32=zlib.crc32(data))
         if not request.offset and digest.hexdigest() != request.sha256:
             await asyncio.to_thread(self._artifacts.set_aside, request.sha256)
@@ -101,6 +104,7 @@ class ArtifactService(artifact_service_pb2_grpc.ArtifactServiceServicer):
                 if await self._stored(upload):
                     return artifact_service_pb2.WriteArtifactResponse(offset=upload.size, complete=True)
             held = await self._take(upload, request)
+            self._metrics.bytes_in.inc(len(request.data))
             if held == upload.size:
                 await self._uploads.store(upload)
                 return artifact_service_pb2.WriteArtifactResponse(offset=held, complete=True)

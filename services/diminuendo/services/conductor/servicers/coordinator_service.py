@@ -14,7 +14,6 @@ from diminuendo.services.common import logs
 from diminuendo.services.conductor import validate_cluster
 from diminuendo.services.conductor import validate_held as validate
 from diminuendo.services.conductor.jobs import timestamp, timestamp_or_none
-from diminuendo.services.conductor.metrics import Metrics
 from diminuendo.services.conductor.notify import Notifier
 from diminuendo.services.conductor.records import State
 from diminuendo.services.conductor.store.base import Clock, Store
@@ -32,7 +31,6 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
         self,
         store: Store,
         notifier: Notifier,
-        metrics: Metrics,
         clock: Clock,
         *,
         lease_us: int,
@@ -44,15 +42,12 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
             lease_us: How long leases last from the last sign of life.
             weights: Of projects, where it is not 1.
         """
-        self._store, self._notifier, self._metrics, self._clock = store, notifier, metrics, clock
+        self._store, self._notifier, self._clock = store, notifier, clock
         self._lease_us, self._weights = lease_us, weights
 
     async def LeaseJob(self, request: v1.LeaseJobRequest, context: _Context) -> v1.LeaseJobResponse:
         """The next job, or an answer without one."""
         asking = validate.lease_job(request)
-        self._metrics.heard_of(
-            asking.coordinator, busy=0, idle=asking.evaluators, for_us=asking.wait_us + self._lease_us
-        )
         lease = await lease_within(
             self._store,
             self._notifier,
@@ -74,8 +69,6 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
         """Extend the lease."""
         validate.writer(request.job_name, request.epoch)
         job = await self._store.heartbeat(request.job_name, epoch=request.epoch, lease_us=self._lease_us)
-        busy = sum(1 for evaluator in request.evaluators if evaluator.work)
-        self._metrics.heard_of(job.coordinator, busy=busy, idle=len(request.evaluators) - busy, for_us=self._lease_us)
         return v1.HeartbeatResponse(
             expire_time=timestamp(job.lease_expire_time or 0),
             cancel_requested=job.state is State.CANCELLING,
@@ -98,22 +91,19 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
     ) -> v1.ReportEvaluationResponse:
         """Store an outcome."""
         report = validate.report(request)
-        if await self._store.report_evaluation(request.job_name, epoch=request.epoch, report=report):
-            self._metrics.count_evaluation(report.evaluation)
+        await self._store.report_evaluation(request.job_name, epoch=request.epoch, report=report)
         return v1.ReportEvaluationResponse()
 
     async def ReportAttempt(self, request: v1.ReportAttemptRequest, context: _Context) -> v1.ReportAttemptResponse:
         """Note an attempt."""
         attempt = validate.attempt(request)
-        if await self._store.report_attempt(request.job_name, epoch=request.epoch, attempt=attempt):
-            self._metrics.attempts_lost.labels(attempt.cause).inc()
+        await self._store.report_attempt(request.job_name, epoch=request.epoch, attempt=attempt)
         return v1.ReportAttemptResponse()
 
     async def CommitStep(self, request: v1.CommitStepRequest, context: _Context) -> v1.CommitStepResponse:
         """Store a step."""
         step = validate.step(request)
-        if await self._store.commit_step(request.job_name, epoch=request.epoch, step=step):
-            self._metrics.steps.inc()
+        await self._store.commit_step(request.job_name, epoch=request.epoch, step=step)
         return v1.CommitStepResponse()
 
     async def ReleaseJob(self, request: v1.ReleaseJobRequest, context: _Context) -> v1.ReleaseJobResponse:

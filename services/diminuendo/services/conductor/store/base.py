@@ -11,6 +11,7 @@ from typing import Protocol
 
 from diminuendo.v1 import job_pb2
 
+from diminuendo.services.conductor.figures import Figures, FleetFigures, FleetResult
 from diminuendo.services.conductor.records import (
     Changes,
     CommittedStep,
@@ -293,6 +294,16 @@ class Store(Protocol):
 
     async def list_coordinators(self, *, since: int) -> Sequence[StoredCoordinator]:
         """What coordinators told last, of those that told it at or after a time; by name."""
+        ...
+
+    async def read_figures(self, *, coordinators_since: int) -> Figures:
+        """Where jobs stand; of coordinators what was told at or after a time."""
+        ...
+
+    async def read_fleet_figures(
+        self, known: Mapping[int, FleetResult]
+    ) -> tuple[tuple[FleetFigures, ...], dict[int, FleetResult]]:
+        """The newest fleets, and the results that they have by their jobs' ids: give them the next time as `known`."""
         ...
 
     async def ping(self) -> None:

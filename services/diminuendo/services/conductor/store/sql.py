@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, make
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from diminuendo.services.common.errors import StartError, StoreUnavailableError
+from diminuendo.services.conductor.figures import Figures, FleetFigures, FleetResult
 from diminuendo.services.conductor.records import (
     Changes,
     CommittedStep,
@@ -32,7 +33,7 @@ from diminuendo.services.conductor.records import (
     StoredCoordinator,
     Update,
 )
-from diminuendo.services.conductor.store import artifacts, coordinators, held, owned, rows
+from diminuendo.services.conductor.store import artifacts, coordinators, figures, held, owned, rows
 from diminuendo.services.conductor.store.base import EVERY_JOB, HELD, Clock
 from diminuendo.services.conductor.store.connect import POSTGRES, READERS, connect, is_postgres, unavailable
 from diminuendo.services.conductor.store.fleet_store import SqlFleets
@@ -64,14 +65,21 @@ def wall_clock() -> int:
     return time.time_ns() // 1000
 
 
+def _untimed(_operation: str, _seconds: float) -> None:
+    """Nobody wants to know."""
+
+
 class SqlStore:
     """A `Store` in SQLite, of one process at a time, or in PostgreSQL, of as many as there are.
 
     See `base.Store` for what each method promises.
     """
 
-    def __init__(self, writer_engine: Engine, reader_engine: Engine, clock: Clock) -> None:
+    def __init__(
+        self, writer_engine: Engine, reader_engine: Engine, clock: Clock, timed: Callable[[str, float], None]
+    ) -> None:
         """Use `open` instead."""
+        self._timed = timed
         self._engines = (writer_engine, reader_engine)
         self._listeners: list[Callable[[Changes], None]] = []
         self._replicas: Listener | None = None
@@ -93,13 +101,16 @@ class SqlStore:
         self._fleets = SqlFleets(self._write, self._read)
 
     @classmethod
-    def open(cls, url: str, *, clock: Clock = wall_clock) -> SqlStore:
+    def open(
+        cls, url: str, *, clock: Clock = wall_clock, timed: Callable[[str, float], None] = _untimed
+    ) -> SqlStore:
         """Connect, migrate, start. Blocks for as long as that takes.
 
         Args:
             url: Where the database is, as SQLAlchemy writes it, e.g. ``sqlite:///diminuendo.db`` or
                 ``postgresql+psycopg://user@host/diminuendo``.
             clock: Where the store takes the time from.
+            timed: Told of each operation, ``read`` or ``write``, how many seconds its caller waited.
 
         Raises:
             StartError: The database cannot be opened, or a newer version wrote it.
@@ -107,7 +118,7 @@ class SqlStore:
         engines = connect(url)
         try:
             upgrade(engines[0])
-            return cls(*engines, clock)
+            return cls(*engines, clock, timed)
         except (SQLAlchemyError, psycopg.Error) as error:
             _dispose(engines)
             raise _cannot_open(url, error) from None
@@ -129,7 +140,11 @@ class SqlStore:
             listener(changes)
 
     async def _write(self, operation: Operation[T]) -> T:
-        return await asyncio.wrap_future(self._writer.submit(operation))
+        start = time.perf_counter()
+        try:
+            return await asyncio.wrap_future(self._writer.submit(operation))
+        finally:
+            self._timed("write", time.perf_counter() - start)
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         def run() -> T:
@@ -139,11 +154,15 @@ class SqlStore:
             except SQLAlchemyError as error:
                 raise unavailable(error) from error
 
+        start = time.perf_counter()
         try:
             reading = self._readers.submit(run)
         except RuntimeError:
             raise StoreUnavailableError("the store is closed; try again when the conductor is back") from None
-        return await asyncio.wrap_future(reading)
+        try:
+            return await asyncio.wrap_future(reading)
+        finally:
+            self._timed("read", time.perf_counter() - start)
 
     async def create_job(self, new: NewJob, request: RequestId | None = None) -> Job:
         """Store a job, queued."""
@@ -314,6 +333,16 @@ class SqlStore:
     async def list_coordinators(self, *, since: int) -> Sequence[StoredCoordinator]:
         """What coordinators told last, of those that told it at or after a time; by name."""
         return await self._read(lambda c: coordinators.heard_since(c, since))
+
+    async def read_figures(self, *, coordinators_since: int) -> Figures:
+        """Where jobs stand."""
+        return await self._read(lambda c: figures.read(c, coordinators_since=coordinators_since))
+
+    async def read_fleet_figures(
+        self, known: Mapping[int, FleetResult]
+    ) -> tuple[tuple[FleetFigures, ...], dict[int, FleetResult]]:
+        """The newest fleets, and the results that they have."""
+        return await self._read(lambda c: figures.read_fleets(c, known))
 
     async def ping(self) -> None:
         """Return when the store can be read, and, if the newest change failed, written again."""

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from diminuendo.v1 import job_pb2
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StoreUnavailableError
-from diminuendo.services.conductor.records import Changes, Job
+from diminuendo.services.conductor.records import Changes, Job, Noted
 from diminuendo.services.conductor.store.connect import is_conflict, unavailable
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Transaction:
         jobs: Those that have new events, or are gone.
         models: (fleet, model) of those of them that belong to fleets.
         written: All whose rows were written, the others' too.
+        noted: The new events.
     """
 
     connection: Connection
@@ -53,10 +55,13 @@ class Transaction:
     queue: bool = False
     parting: bool = False
     models: set[tuple[str, str]] = field(default_factory=set)
+    noted: list[Noted] = field(default_factory=list)
 
-    def tell(self, job: Job) -> None:
+    def tell(self, job: Job, events: Sequence[job_pb2.JobEvent] = ()) -> None:
         """Note that a job has new events, or is gone."""
         self.jobs.add(job.name)
+        if events:
+            self.noted.append(Noted(job, tuple(events)))
         if job.fleet:
             self.models.add((job.fleet, job.model))
 
@@ -67,11 +72,18 @@ class Transaction:
         self.queue |= other.queue
         self.parting |= other.parting
         self.models |= other.models
+        self.noted += other.noted
 
     @property
     def changes(self) -> Changes:
         """What those who wait are told."""
-        return Changes(frozenset(self.jobs), self.queue, self.parting, models=frozenset(self.models))
+        return Changes(
+            frozenset(self.jobs),
+            self.queue,
+            self.parting,
+            models=frozenset(self.models),
+            noted=tuple(self.noted),
+        )
 
 
 @contextmanager
