@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -45,6 +46,18 @@ def steps(server: Server, name: str) -> list[str]:
     return [e.step_committed.summary for e in server.events(name) if e.WhichOneof("kind") == "step_committed"]
 
 
+def assert_figures(result: job_pb2.JobResult, certificate: dict[str, Any], profile: dict[str, Any]) -> None:
+    """A result says of itself what its files say."""
+    assert (result.metric, [result.drop_low, result.drop_high]) == (certificate["metric"], certificate["drop_ci"])
+    for name, told in (("original", result.original), ("compressed", result.compressed)):
+        network = profile[name]
+        assert (told.score, told.params, told.macs) == (certificate[name], network["params"], network["macs"])
+        assert told.size_bytes == round(network["size_mb"] * 2**20) > 0
+        assert told.memory_bytes == round(network["memory_mb"] * 2**20) > 0
+        assert told.time_ms == network["time_ms"] > 0
+    assert result.original.params > result.compressed.params > 0
+
+
 def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server, executors: Executors) -> None:
     store = DirectoryStore(executors.folder)
     name = server.create().name
@@ -58,6 +71,7 @@ def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server,
         assert len(store.get(file.sha256)) == file.size_bytes
     certificate = json.loads(store.get(files["certificate.json"].sha256))
     assert certificate["inside_delta"] == job.result.inside_delta
+    assert_figures(job.result, certificate, json.loads(store.get(files["profile.json"].sha256)))
     expected = steps(server, name)
     one.close()
 

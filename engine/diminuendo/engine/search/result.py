@@ -26,12 +26,22 @@ class ResultFileContent:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What a network scores on the sealed half, in points, and what it costs."""
+
+    score: float
+    profile: ProfileSummary
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a session that found a model.
 
     Attributes:
         inside_delta: Whether all that was asked for is kept: the drop is inside delta, or the figure is within the
             target that stood in its place, and every limit holds.
+        metric: Its name.
+        drop_ci: 95 % interval of the drop.
     """
 
     inside_delta: bool
@@ -39,7 +49,11 @@ class Finished:
     params_ratio: float
     macs_ratio: float
     files: tuple[ResultFileContent, ...]
-    objective_ratio: float = 1.0
+    objective_ratio: float
+    metric: str
+    original: Figures
+    compressed: Figures
+    drop_ci: tuple[float, float]
 
 
 def points(value: float) -> str:
@@ -199,6 +213,10 @@ def finish(
         time_ratio(judged, winner)
         if objective == "latency"
         else ratio(figure(original, objective), figure(compressed, objective)),
+        prepared.metric,
+        Figures(judged.original, original),
+        Figures(verdict.score, compressed),
+        (verdict.drop_low, verdict.drop_high),
     )
 
 

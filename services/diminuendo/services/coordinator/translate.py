@@ -10,6 +10,7 @@ from diminuendo.v1 import job_pb2
 from diminuendo.engine.cost import ratio
 from diminuendo.engine.search.check import RequestError, check
 from diminuendo.engine.search.drive import Done
+from diminuendo.engine.search.result import Figures
 from diminuendo.engine.search.session import Best, Finished, Request, StageName, Step
 from diminuendo.engine.search.work import Evaluate, Evaluated, Failed, Prepared
 from diminuendo.engine.store import SharedStore
@@ -25,6 +26,7 @@ _STAGES: dict[StageName, job_pb2.Stage.ValueType] = {
     "certify": job_pb2.STAGE_CERTIFY,
     "done": job_pb2.STAGE_DONE,
 }
+_MIB = 1024 * 1024
 _MAX_DETAIL = 2000
 _MAX_TEXT = 64 * 1024
 
@@ -164,4 +166,22 @@ def to_result(finished: Finished, store: SharedStore) -> job_pb2.JobResult:
         macs_ratio=finished.macs_ratio,
         files=files,
         objective_ratio=finished.objective_ratio,
+        metric=finished.metric,
+        original=_network(finished.original),
+        compressed=_network(finished.compressed),
+        drop_low=finished.drop_ci[0],
+        drop_high=finished.drop_ci[1],
+    )
+
+
+def _network(figures: Figures) -> job_pb2.Figures:
+    """What a network scores and costs."""
+    profile = figures.profile
+    return job_pb2.Figures(
+        score=figures.score,
+        params=profile.params,
+        macs=profile.macs,
+        size_bytes=round(profile.size_mb * _MIB),
+        memory_bytes=round(profile.memory_mb * _MIB),
+        time_ms=profile.time_ms,
     )
