@@ -120,6 +120,12 @@ def test_a_file_that_changes_while_it_is_sent_is_an_error(
     with pytest.raises(UploadError, match="changed while it was sent"):
         client.upload(file)
     file.write_bytes(CONTENT)
+    with monkeypatch.context() as gone:
+        gone.setattr(module, "measure", lambda path: (real(path), path.unlink())[0])
+        with pytest.raises(FileNotFoundError):
+            client.upload(file)
+    file.write_bytes(CONTENT)
+    fake.arrived.clear()
     fake.write_refusals.append(make_status(grpc.StatusCode.DATA_LOSS, "damaged", reason="ARTIFACT_DAMAGED"))
     with pytest.raises(UploadError, match="changed while it was sent"):
         client.upload(file)

@@ -90,9 +90,14 @@ class Part:
         return Artifact(self._file.sha256, self._file.size_bytes)
 
     @property
+    def missing_bytes(self) -> int:
+        """How much of the file is not there yet; less than none where there is too much."""
+        return self._file.size_bytes - self.out.tell()
+
+    @property
     def full(self) -> bool:
         """Whether there is nothing to be asked for; of an empty file there is."""
-        return self.out.tell() == self._file.size_bytes > 0
+        return not self.missing_bytes and self._file.size_bytes > 0
 
     def request(self) -> artifact_service_pb2.ReadArtifactRequest:
         """Asks for the rest."""
@@ -105,11 +110,6 @@ class Part:
         self.digest.update(message.data)
         self.out.write(message.data)
         return True
-
-    @property
-    def too_long(self) -> bool:
-        """Whether more came than the file has."""
-        return self.out.tell() > self._file.size_bytes
 
     def close(self) -> None:
         """Leave what is there to a later try."""
@@ -155,7 +155,7 @@ def _append(connection: Connection, part: Part) -> bool:
         for message in messages:
             if not part.take(message):
                 return False
-            if part.too_long:
+            if part.missing_bytes < 0:
                 break
     return True
 

@@ -90,9 +90,11 @@ class _Sending:
 
     def _send_from(self, offset: int) -> None:
         """Send the rest; UploadError when there is less of it than there was."""
-        answer = self._connection.send(self._stub.WriteArtifact, self._chunks(offset))
-        if self._file_error is not None:
-            raise self._file_error
+        try:
+            answer = self._connection.send(self._stub.WriteArtifact, self._chunks(offset))
+        finally:
+            if self._file_error is not None:  # whatever the server says of what it did not get
+                raise self._file_error
         if not answer.complete:
             raise changed(self._path)
 
