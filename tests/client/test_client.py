@@ -41,7 +41,7 @@ def test_public_names_are_all_and_nothing_else() -> None:
     assert sorted(public.__all__) == public.__all__ == dir(public)
     assert set(public.__all__) == {
         *("AlreadyExistsError", "Artifact", "AttemptLost", "Bundle", "BundleError", "Candidate", "Client"),
-        *("ClientConfig", "ConflictError"),
+        *("ClientConfig", "ConflictError", "Cluster", "ClusterNode", "Coordinator", "Evaluator", "EvaluatorState"),
         *("DiminuendoError", "DownloadError", "Garbage", "UploadError"),
         *("EvaluationFinished", "Event", "FailedPreconditionError", "Failure", "Figures", "FolderNotEmptyError"),
         *("InvalidArgumentError", "Job", "JobInfo", "JobState", "Leased", "NotFoundError", "Progress"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diminuendo.client.aio.client import AsyncClient
     from diminuendo.client.aio.job import AsyncJob
     from diminuendo.client.client import Client
+    from diminuendo.client.cluster import Cluster, ClusterNode, Coordinator, Evaluator, EvaluatorState
     from diminuendo.client.config import ClientConfig, RetryPolicy
     from diminuendo.client.errors import (
         AlreadyExistsError,
@@ -85,6 +86,7 @@ _HOMES = {
     "aio.client": ("AsyncClient",),
     "aio.job": ("AsyncJob",),
     "client": ("Client",),
+    "cluster": ("Cluster", "ClusterNode", "Coordinator", "Evaluator", "EvaluatorState"),
     "config": ("ClientConfig", "RetryPolicy"),
     "errors": (
         "AlreadyExistsError",
@@ -158,10 +160,15 @@ __all__ = [
     "Candidate",
     "Client",
     "ClientConfig",
+    "Cluster",
+    "ClusterNode",
     "ConflictError",
+    "Coordinator",
     "DiminuendoError",
     "DownloadError",
     "EvaluationFinished",
+    "Evaluator",
+    "EvaluatorState",
     "Event",
     "FailedPreconditionError",
     "Failure",

@@ -13,14 +13,18 @@ from typing import Self
 from diminuendo.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
+    cluster_service_pb2,
+    cluster_service_pb2_grpc,
     fleet_service_pb2_grpc,
     job_service_pb2_grpc,
 )
 
 from diminuendo.client import convert, requests
 from diminuendo.client.bundle import pack
+from diminuendo.client.cluster import Cluster
 from diminuendo.client.config import DEFAULT_TARGET, Access, ClientConfig, check_target
 from diminuendo.client.contexts import named
+from diminuendo.client.convert_cluster import cluster as to_cluster
 from diminuendo.client.fleet import requests as fleets
 from diminuendo.client.fleet.fleet import Fleet
 from diminuendo.client.fleet.models import FleetInfo
@@ -317,6 +321,23 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def cluster(self, job: str | None = None, *, timeout_s: float | None = None) -> Cluster:
+        """Everything that computes for the server, as the coordinators last told: nodes, evaluators, what each does.
+
+        Args:
+            job: Only evaluators that work on this job, by name or by id in the client's project, and the coordinators
+                that have them.
+            timeout_s: Deadline; None for the client's.
+
+        Raises:
+            ServerVersionError: The server is too old to know.
+            ServerUnavailableError: Nobody answers.
+        """
+        name = "" if job is None else requests.job_name(self.project, job)
+        request = cluster_service_pb2.GetClusterRequest(job=name)
+        stub = cluster_service_pb2_grpc.ClusterServiceStub(self._connection.channel)
+        return to_cluster(self._connection.call(stub.GetCluster, request, timeout_s=timeout_s))
 
     def upload(self, path: Path | str) -> Artifact:
         """Store a file's content on the server, under its sha256. What the server has already is not sent.

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from diminuendo.v1 import job_service_pb2, job_service_pb2_grpc
+from diminuendo.v1 import cluster_service_pb2, cluster_service_pb2_grpc, job_service_pb2, job_service_pb2_grpc
 
 from diminuendo.client import convert, requests
+from diminuendo.client.cluster import Evaluator
+from diminuendo.client.convert_cluster import cluster as to_cluster
 from diminuendo.client.download import download
 from diminuendo.client.errors import DiminuendoError
 from diminuendo.client.following import Gap, Position, in_time, is_final
@@ -84,6 +86,17 @@ class Job:
             if is_final(event):
                 break
         return in_time(self.info(), timeout_s)
+
+    def evaluators(self, *, timeout_s: float | None = None) -> tuple[Evaluator, ...]:
+        """What works on the job now, as the coordinators last told; lost evaluators whose work is tried again, too.
+
+        Raises:
+            ServerVersionError: The server is too old to know.
+            ServerUnavailableError: Nobody answers.
+        """
+        request = cluster_service_pb2.GetClusterRequest(job=self._name)
+        stub = cluster_service_pb2_grpc.ClusterServiceStub(self._connection.channel)
+        return to_cluster(self._connection.call(stub.GetCluster, request, timeout_s=timeout_s)).evaluators
 
     def cancel(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
         """Ask for the job's end; cancelling one that is being or has been cancelled changes nothing.
