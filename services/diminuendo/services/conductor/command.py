@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,9 @@ from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.common.process import die_with_parent, stop_signals
 from diminuendo.services.conductor.app import conducting
+from diminuendo.services.conductor.lock import data_folder
 from diminuendo.services.conductor.settings import ConductorSettings
+from diminuendo.services.conductor.store.sql import SqlStore
 
 _log = logs.get(__name__)
 
@@ -82,6 +85,9 @@ def conductor(
         typer.Option(help="With TLS: a port on 127.0.0.1 without; 0: the system chooses.", show_default="none"),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    migrate_only: Annotated[
+        bool, typer.Option("--migrate-only", help="Bring the database's tables up to date, and serve nothing.")
+    ] = False,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
     ] = None,
@@ -114,13 +120,22 @@ def conductor(
         logs.configure(service="conductor", level=settings.log_level, style=settings.log_style)
         if settings.with_parent:
             die_with_parent()
-        code = asyncio.run(_run(settings))
+        code = asyncio.run(_migrate(settings) if migrate_only else _run(settings))
     except StartError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(code)
+
+
+async def _migrate(settings: ConductorSettings) -> Literal[0]:
+    """Do what a conductor does to the database when it starts, and no more."""
+    with nullcontext() if settings.database.get_secret_value() else data_folder(settings.data_dir):
+        store = await asyncio.to_thread(SqlStore.open, settings.url)
+        await store.close()
+    _log.info("migrated")
+    return 0
 
 
 async def _run(settings: ConductorSettings) -> Literal[0, 1]:
