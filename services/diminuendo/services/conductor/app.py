@@ -11,6 +11,8 @@ from diminuendo.engine.stores import LocationError, open_store
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.conductor.authenticate import Authenticator
+from diminuendo.services.conductor.clusters.base import Provider
+from diminuendo.services.conductor.clusters.providing import prepared, provider_for, providing
 from diminuendo.services.conductor.garbage import Collector, collect_now_and_then
 from diminuendo.services.conductor.http import application, serving
 from diminuendo.services.conductor.lock import data_folder
@@ -40,6 +42,7 @@ class Running:
         notifier: Who waits for what.
         sweeper: Ends abandoned jobs; it ends only when the conductor stops, or by a defect.
         local: HOST:PORT of the gRPC on this machine that is not encrypted; empty: there is none.
+        provider: Of the clusters that jobs are computed on; None: others see to them.
     """
 
     grpc: str
@@ -48,6 +51,7 @@ class Running:
     notifier: Notifier
     sweeper: asyncio.Task[None]
     local: str = ""
+    provider: Provider | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ async def conducting(settings: ConductorSettings, *, clock: Clock = wall_clock) 
         StartError: A port, the folder or the database cannot be used. The ports are tried first, so that one in
             use leaves no folder behind.
     """
+    settings = prepared(settings)
     guard = _guard(settings, clock)
     host = Host(settings.data_dir, settings.uploads_dir, settings.tls_cert_file)
     probe("--port", settings.host, settings.port)
@@ -88,7 +93,9 @@ async def conducting(settings: ConductorSettings, *, clock: Clock = wall_clock) 
                 serving(application(store, notifier, metrics), listener, drain_s=settings.drain_s),
                 _grpc(settings, store, notifier, metrics, clock, guard) as (grpc, local),
             ):
-                yield Running(grpc, http, store, notifier, sweeper, local)
+                provider = await asyncio.to_thread(provider_for, settings, store, notifier, clock, grpc=local or grpc)
+                async with providing(provider):
+                    yield Running(grpc, http, store, notifier, sweeper, local, provider)
 
 
 def _guard(settings: ConductorSettings, clock: Clock) -> _Guard:

@@ -84,6 +84,27 @@ def conductor(
         int | None,
         typer.Option(help="With TLS: a port on 127.0.0.1 without; 0: the system chooses.", show_default="none"),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|local|ray|kuberay", help="Who provides what jobs are computed on.", show_default="none"
+        ),
+    ] = None,
+    cluster_scope: Annotated[
+        str | None,
+        typer.Option(metavar="shared|project", help="RayClusters: one, or one a project.", show_default="shared"),
+    ] = None,
+    cluster_address: Annotated[
+        str | None, typer.Option(help="Of --cluster ray: http:// URL of its dashboard.", show_default="none")
+    ] = None,
+    cluster_template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of --cluster kuberay: the RayCluster to make.", show_default="none"),
+    ] = None,
+    cluster_conductor: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT under which a Ray cluster reaches this conductor.", show_default="none"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     migrate_only: Annotated[
         bool, typer.Option("--migrate-only", help="Bring the database's tables up to date, and serve nothing.")
@@ -114,6 +135,11 @@ def conductor(
             tls_key_file=tls_key_file,
             tls_client_ca_file=tls_client_ca_file,
             local_port=local_port,
+            cluster=cluster,
+            cluster_scope=cluster_scope,
+            cluster_address=cluster_address,
+            cluster_template=cluster_template,
+            cluster_conductor=cluster_conductor,
             log_level=log_level,
             with_parent=with_parent,
         )

@@ -10,15 +10,15 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from diminuendo.engine.stores import check_location
-from diminuendo.services.common.settings import ServiceSettings
 from diminuendo.services.common.weights import Weights
+from diminuendo.services.conductor.clusters.settings import ClusterSettings
 from diminuendo.services.conductor.store.connect import sqlite_url
 
 _KINDS = "give postgresql://USER:PASSWORD@HOST/NAME or sqlite:///FILE"
 
 
-class ConductorSettings(ServiceSettings):
-    """How a conductor runs.
+class ConductorSettings(ClusterSettings):
+    """How a conductor runs. Where jobs are computed is said by the settings that it inherits.
 
     Attributes:
         data_dir: Folder of everything that it keeps; made when it is not there.
