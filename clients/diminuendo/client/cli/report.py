@@ -80,7 +80,7 @@ def jobs_table(jobs: Iterable[JobInfo]) -> Table:
             f"{job.delta:g}" if job.delta is not None else text.figures(job.target),
             text.times(figures.params_ratio) if figures else "",
             text.points(figures.drop) if figures else "",
-            _when(job.create_time),
+            text.local_time(job.create_time),
         )
     return table
 
@@ -111,10 +111,10 @@ def job_table(job: JobInfo) -> Table:
         "priority": str(job.priority) if job.priority else "",
         "retry of": job.retry_of,
         "exports": ", ".join(job.exports),
-        "deadline": _when(job.deadline),
-        "created": _when(job.create_time),
-        "started": _when(job.start_time),
-        "ended": _when(job.end_time),
+        "deadline": text.local_time(job.deadline),
+        "created": text.local_time(job.create_time),
+        "started": text.local_time(job.start_time),
+        "ended": text.local_time(job.end_time),
         "progress": f"{progress.stage.value}, {progress.works_done} of {progress.works_expected} works"
         if progress
         else "",
@@ -129,8 +129,3 @@ def job_table(job: JobInfo) -> Table:
         if value:
             table.add_row(name, value)
     return table
-
-
-def _when(time: datetime | None) -> str:
-    """Local time to the second."""
-    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""

@@ -220,6 +220,7 @@ class LiveFleet:
 
     def __init__(self, console: Console, view: FleetView) -> None:
         """Show `view` on the console."""
+        self._told = view
         self._frame = FleetFrame(view, rows=max(1, min(_ROWS, console.height - 8)))
         self._live = Live(self._frame, console=console, refresh_per_second=4, vertical_overflow="crop")
 
@@ -241,7 +242,9 @@ class LiveFleet:
 
     def show(self, update: FleetUpdate) -> None:
         """Draw the fleet after this update. One that is told anew is drawn once it is whole."""
-        self._frame.view = advance(self.view, update)
+        self._told = advance(self._told, update)
+        if self._told.known or not self.view.known:
+            self._frame.view = self._told
 
     def trouble(self, told: str) -> None:
         """Say that the connection is lost, until the next update."""

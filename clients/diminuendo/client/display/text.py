@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from diminuendo.client.oneline import one_line as one_line
 from diminuendo.client.types import Candidate, EvaluationFinished
@@ -35,6 +36,11 @@ def source(name: str) -> str:
     """``zoo:digits``; of a bundle as much of its sha256 as tells it from others: ``bundle:438aa3539dfc``."""
     kind, _, sha256 = name.partition(":")
     return f"{kind}:{sha256[:12]}" if kind == "bundle" and len(sha256) == 64 and "/" not in sha256 else name
+
+
+def local_time(time: datetime | None) -> str:
+    """Local time to the second; empty for none."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""
 
 
 _UNITS = {"size": " MB", "memory": " MB", "latency": " ms"}

@@ -77,7 +77,12 @@ def send_all(
             continue
         with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
             archive = Path(scratch) / "bundle.tar"
-            if pack(folder, archive).sha256 != packed.sha256:
-                raise BundleError.of("bundle", f"{folder} changed while the fleet was submitted; submit it again")
+            pack_again(folder, packed, archive)
             send(archive)
         on_sent(folder, packed.size_bytes)
+
+
+def pack_again(folder: Path, packed: Packed, archive: Path) -> None:
+    """Write the archive of a folder that was packed before; BundleError where it has changed since."""
+    if pack(folder, archive).sha256 != packed.sha256:
+        raise BundleError.of("bundle", f"{folder} changed while the fleet was submitted; submit it again")

@@ -24,10 +24,7 @@ def fetch_all(
     on_model: Callable[[ModelDownload], None],
 ) -> tuple[ModelDownload, ...]:
     """Fetch what has a result; see `Fleet.download`."""
-    if folder.exists() and not folder.is_dir():
-        raise FolderNotEmptyError(f"{folder} is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / FLEET_FILE, report_of(name, jobs).to_json() + "\n")
+    begin(name, jobs, folder)
     came = []
     for job in sorted(jobs, key=lambda job: job.model):
         done = _fetch(connection, job, folder)
@@ -36,14 +33,27 @@ def fetch_all(
     return tuple(came)
 
 
+def begin(name: str, jobs: Sequence[JobInfo], folder: Path) -> None:
+    """Make the folder, and write into it what came of all; FolderNotEmptyError where there is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderNotEmptyError(f"{folder} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / FLEET_FILE, report_of(name, jobs).to_json() + "\n")
+
+
+def place_of(job: JobInfo, folder: Path) -> Path:
+    """The folder of a model's result; DownloadError where its name is none of a folder's."""
+    if not is_model_name(job.model):  # a server must not be able to write elsewhere than into the folder
+        raise DownloadError(f"{job.model!r} is no folder's name")
+    return folder / job.model
+
+
 def _fetch(connection: Connection, job: JobInfo, folder: Path) -> ModelDownload:
     """One model's result. What is wrong with it is told; a server that has gone ends all."""
     if job.result is None:
         return ModelDownload(job.model, job)
-    if not is_model_name(job.model):  # a server must not be able to write elsewhere than into the folder
-        return ModelDownload(job.model, job, error=DownloadError(f"{job.model!r} is no folder's name"))
     try:
-        return ModelDownload(job.model, job, download(connection, job.result.files, folder / job.model))
+        return ModelDownload(job.model, job, download(connection, job.result.files, place_of(job, folder)))
     except ServerUnavailableError:
         raise
     except DiminuendoError as error:

@@ -88,10 +88,10 @@ def tradeoff(report: Report, record: Record) -> Chart:
             _target_line(axes, report)
         axes.axhline(0.0, color=MUTED, linewidth=1)
         axes.set_ylim(top=top * 1.06)
-        _ratio_axis(axes, "x", [c.ratio for c in shown if c.ratio is not None])
+        ratio_axis(axes, "x", [c.ratio for c in shown if c.ratio is not None])
         axes.set_xlabel(f"Original to candidate, {figure} (more is better)")
         axes.set_ylabel("Drop on the search half, points")
-        _legend(axes)
+        legend(axes)
     return Chart(drawn.svg, label)
 
 
@@ -121,7 +121,7 @@ def progress(report: Report, record: Record) -> Chart:
         _stage_lines(drawn.axes, record)
         drawn.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         drawn.axes.set_xlabel("Evaluation")
-        _legend(drawn.axes)
+        legend(drawn.axes)
     return Chart(drawn.svg, label)
 
 
@@ -130,7 +130,7 @@ def shares(layers: Sequence[Layer], before: int, after: int) -> Chart:
     largest = sorted(layers, key=lambda each: -each.params_before)[:MOST_BARS]
     names_shown = {each.name for each in largest}
     shown = [each for each in layers if each.name in names_shown]
-    names = [_short(f"{each.name}  {each.form}") for each in shown]
+    names = [short(f"{each.name}  {each.form}") for each in shown]
     label = "Share of every layer in the params of its network, original and compressed."
     if len(shown) < len(layers):
         label = f"Share in the params of its network, of the {MOST_BARS} largest of {len(layers):,} layers."
@@ -145,7 +145,7 @@ def shares(layers: Sequence[Layer], before: int, after: int) -> Chart:
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("Share of the network's params")
-        _legend(axes)
+        legend(axes)
     return Chart(drawn.svg, label)
 
 
@@ -162,13 +162,13 @@ def against(reports: Sequence[Report], names: Sequence[str]) -> Chart:
             drop, (low, high) = each.certificate.drop, each.certificate.drop_ci
             axes.errorbar(
                 [_params_ratio(each)], [drop], yerr=[[max(0.0, drop - low)], [max(0.0, high - drop)]],
-                fmt=marker, color=colour, ecolor=colour, capsize=5, markersize=8, label=_short(name),
+                fmt=marker, color=colour, ecolor=colour, capsize=5, markersize=8, label=short(name),
             )  # fmt: skip
         axes.axhline(0.0, color=MUTED, linewidth=1)
-        _ratio_axis(axes, "x", [_params_ratio(each) for each in reports])
+        ratio_axis(axes, "x", [_params_ratio(each) for each in reports])
         axes.set_xlabel("Original to compressed, params (more is better)")
         axes.set_ylabel("Drop, points")
-        _legend(axes)
+        legend(axes)
     return Chart(drawn.svg, label + ".")
 
 
@@ -239,7 +239,7 @@ def _told(axes: Axes, report: Report, record: Record, *, aimed: bool) -> None:
     if aimed:
         axes.set_ylabel("Drop on the search half, points")
     else:
-        _ratio_axis(axes, "y", [y for _, y, _ in points if y is not None])
+        ratio_axis(axes, "y", [y for _, y, _ in points if y is not None])
         axes.set_ylabel(f"Ratio, {figure_of(report.asked.objective)}")
 
 
@@ -251,7 +251,7 @@ def _stage_lines(axes: Axes, record: Record) -> None:
             axes.axvline(number - 0.5, color=GRID, linewidth=2)
 
 
-def _ratio_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
+def ratio_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     """A logarithmic axis of ratios with round numbers on it."""
     low, high = min(values, default=1.0), max(values, default=10.0)
     low, high = max(low, 1e-6) / 1.15, max(high, low) * 1.15
@@ -268,12 +268,12 @@ def _ratio_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}x"))
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
     """In a line above the chart, where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5, borderaxespad=0.2, handletextpad=0.5)
 
 
-def _short(name: str, most: int = 44) -> str:
+def short(name: str, most: int = 44) -> str:
     """A name on one line that leaves room for the chart."""
     line = text.one_line(name)
     return line if len(line) <= most else f"…{line[1 - most :]}"

@@ -30,7 +30,7 @@ class Row:
 def report_page(report: Report) -> str:
     """The page of one result."""
     certificate, record = report.certificate, report.record
-    return _template("report.html.j2").render(
+    return template("report.html.j2").render(
         report=report,
         title=text.one_line(text.source(report.result.source)),
         headline=words.headline(report),
@@ -54,7 +54,7 @@ def report_page(report: Report) -> str:
 def comparison_page(reports: Sequence[Report]) -> str:
     """The page of several results, side by side."""
     comparison = compare(reports)
-    return _template("compare.html.j2").render(
+    return template("compare.html.j2").render(
         comparison=comparison,
         title=" and ".join(comparison.names) if len(reports) == 2 else f"{len(reports)} results",
         against=charts.against(reports, comparison.names),
@@ -92,7 +92,7 @@ def _snippets(report: Report) -> Sequence[Snippet]:
     return snippets(report.result.source, files)
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
     """A template; what it is given is escaped, but for drawings."""
     environment = Environment(
         loader=PackageLoader("diminuendo.client.report"),

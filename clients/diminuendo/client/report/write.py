@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diminuendo.client.errors import DiminuendoError, InvalidArgumentError
+from diminuendo.client.fleet.results import FleetReport
 from diminuendo.client.report.reading import Report, read
 
 REPORT = "report.html"
@@ -44,6 +45,13 @@ def render_comparison(reports: Sequence[Report]) -> str:
     with _extra():
         from diminuendo.client.report.html import comparison_page
     return comparison_page(reports)
+
+
+def render_fleet(report: FleetReport) -> str:
+    """One page about all models of a fleet; ReportUnavailableError as `render`."""
+    with _extra():
+        from diminuendo.client.report.fleet import fleet_page
+    return fleet_page(report)
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
