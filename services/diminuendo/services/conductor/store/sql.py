@@ -216,8 +216,9 @@ class SqlStore:
     async def count_active(self) -> Mapping[str, int]:
         """Number of jobs, by project, that are queued or in a coordinator's hands."""
         active = [state.name for state in (State.QUEUED, *HELD)]
-        query = select(jobs.c.project, func.count().label("number")).where(jobs.c.state.in_(active))
-        return await self._read(lambda c: {row.project: row.number for row in c.execute(query.group_by(jobs.c.project))})
+        found = select(jobs.c.project, func.count().label("number")).where(jobs.c.state.in_(active))
+        query = found.group_by(jobs.c.project)
+        return await self._read(lambda c: {row.project: row.number for row in c.execute(query)})
 
     async def read_events(self, name: str, *, after: int = 0, limit: int = 500) -> EventPage:
         """Events with a sequence number above `after`, in order."""
