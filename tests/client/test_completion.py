@@ -41,6 +41,7 @@ def offered(line: str) -> list[str]:
         ("diminuendo --he", ["--help"]),
         ("diminuendo config ", ["set", "use", "list", "show", "delete"]),
         ("diminuendo config us", ["use"]),
+        ("diminuendo cluster ", ["status"]),
         ("diminuendo submit --eff", ["--effort"]),
         ("diminuendo submit --effort ", ["quick", "normal", "deep"]),
         ("diminuendo submit --effort=n", ["--effort=normal"]),

@@ -93,8 +93,8 @@ def _evaluators(evaluators: Iterable[Evaluator], now: datetime) -> Table:
     table.add_column("for", justify="right", no_wrap=True)
     table.add_column("node", no_wrap=True, overflow="ellipsis")
     table.add_column("has", no_wrap=True)
-    table.add_column("job", no_wrap=True, overflow="ellipsis")
-    table.add_column("work", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("job", overflow="ellipsis")  # these two give way where there is no room
+    table.add_column("work", overflow="ellipsis")
     for one in evaluators:
         working = one.state is not EvaluatorState.IDLE
         cells = [
@@ -103,11 +103,17 @@ def _evaluators(evaluators: Iterable[Evaluator], now: datetime) -> Table:
             Text(for_s(one, now)),
             Text(text.one_line(one.node)),
             Text(f"{one.gpus:g} GPU" if one.gpus else f"{one.cpus:g} CPU"),
-            Text(text.one_line(one.job) if working else ""),
-            Text(doing(one)),
+            Text(_short(text.one_line(one.job)) if working else "", no_wrap=True, overflow="ellipsis"),
+            Text(doing(one), no_wrap=True, overflow="ellipsis"),
         ]
         table.add_row(*cells)
     return table
+
+
+def _short(job: str) -> str:
+    """``default/a`` of ``projects/default/jobs/a``: there is little room."""
+    parts = job.split("/")
+    return f"{parts[1]}/{parts[3]}" if len(parts) == 4 else job
 
 
 def _table(*names: str) -> Table:
