@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from sqlalchemy import create_engine, inspect, text
+from tests.postgres import Postgres
 
 from diminuendo.services.conductor.lock import data_folder
 from diminuendo.services.conductor.store.connect import sqlite_url
-from tests.postgres import Postgres
 
 
 def migrate(*options: str, database: str = "", folder: Path) -> subprocess.CompletedProcess[str]:
