@@ -23,6 +23,7 @@ from diminuendo.engine.fitting import Asked, fitted
 from diminuendo.engine.formats import Moments
 from diminuendo.engine.formats.layers import kernel_of
 from diminuendo.engine.modules import unwrapped
+from diminuendo.engine.phases import phase
 from diminuendo.engine.plan import LayerSpec, Plan
 from diminuendo.engine.precision import lay_out
 from diminuendo.engine.profile import Profile, machine, profile, race_networks
@@ -133,6 +134,11 @@ class Worker:
         os.chdir(folder)  # as on its owner's machine: what it opens by a relative path lies there
         return folder
 
+    def _put(self, content: bytes) -> str:
+        """Store content; its sha256."""
+        with phase("upload"):
+            return self._store.put(content)
+
     # --- prepare and survey --------------------------------------------------------------------------------
 
     def _prepare(self, bench: Workbench, start: float) -> Prepared:
@@ -161,7 +167,7 @@ class Worker:
             total=figures.cost,
             layers=layers,
             left_dense=found.left_dense,
-            moments=self._store.put(save_tensors(moments.to_tensors(seen))),
+            moments=self._put(save_tensors(moments.to_tensors(seen))),
             seconds=time.perf_counter() - start,
             own=OWN if bench.recipe.own is None and not pace.weighed else bench.recipe.own,
             epoch_s=pace.step_s * len(bench.train) / bench.recipe.batch_size,
@@ -190,34 +196,37 @@ class Worker:
         if measure and question.latency:
             with user_code("the network's forward"):
                 options, timed = bench.timetable.timed(spec, made, options)
-        stored = tuple((name, self._store.put(factors.to_bytes(tensors))) for name, tensors in made.items())
+        stored = tuple((name, self._put(factors.to_bytes(tensors))) for name, tensors in made.items())
         return Surveyed(spec.name, stored, options, measured, time.perf_counter() - start, timed)
 
     # --- candidates ----------------------------------------------------------------------------------------
 
     def _evaluate(self, bench: Workbench, question: Evaluate, start: float, parts: int) -> Evaluated:
         task = bench.task
-        model = self._candidate(bench, question)
+        with phase("build"):
+            model = self._candidate(bench, question)
         cost = _cost_of(model, bench.example)
         statistics = bench.training_inputs(BATCHNORM_SAMPLES)
         if question.parent is None or question.choices != question.parent.choices:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
         recipe = bench.recipe if bench.recipe.own is not None else replace(bench.recipe, own=question.own)
-        tuning = self._tune(bench, model, recipe, question, parts)
+        with phase("train"):
+            tuning = self._tune(bench, model, recipe, question, parts)
         if task.fit is None and tuning.samples and not tuning.diverged:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
         lost = Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
         if tuning.diverged:
             return lost
         try:
-            scores, logits = bench.measure(model, bench.search_half)
-            score = bench.value_of(scores)
+            with phase("score"):
+                scores, logits = bench.measure(model, bench.search_half)
+                score = bench.value_of(scores)
         except NotFiniteError:  # the original's are finite
             return lost
         apart = divergence(bench.reference, logits)
         if not math.isfinite(apart):
             return lost
-        stored = self._store.put(weights.to_bytes(model))
+        stored = self._put(weights.to_bytes(model))
         seconds = time.perf_counter() - start
         return Evaluated(score, apart, stored, cost, tuning.samples, seconds)
 
@@ -275,7 +284,8 @@ class Worker:
         task, sealed = bench.task, bench.sealed_half
 
         def scores(model: nn.Module) -> Tensor:
-            return bench.measure(model, sealed)[0]
+            with phase("score"):
+                return bench.measure(model, sealed)[0]
 
         def judged(model: nn.Module) -> Verdict:
             found = scores(model)
@@ -308,7 +318,8 @@ class Worker:
     def _export(self, bench: Workbench, question: Export, start: float) -> ExportsMade:
         from diminuendo.engine.exports import sealed  # here, since the exporters take a second to import
 
-        made = sealed.stored(bench, self._tuned(bench, question.tuned), question.forms, self._store)
+        with phase("export"):
+            made = sealed.stored(bench, self._tuned(bench, question.tuned), question.forms, self._store)
         return ExportsMade(made, time.perf_counter() - start)
 
 

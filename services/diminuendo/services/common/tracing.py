@@ -39,7 +39,7 @@ class Span:
     name: str
     start: float
     end: float
-    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    attributes: Mapping[str, str | int] = field(default_factory=dict)
     error: str = ""
     children: Sequence[Span] = ()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from diminuendo.engine.search.drive import AnyAnswer, Done
 from diminuendo.engine.search.work import Failed, Work, answer_from_bytes
 from diminuendo.services.common import logs
-from diminuendo.services.coordinator import failures, translate
+from diminuendo.services.coordinator import failures, tracks, translate
 from diminuendo.services.coordinator.attempts import AttemptLost, Loss
 from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.ledger import Ledger
@@ -115,7 +115,7 @@ class Dispatcher(threading.Thread):
         """Put a work in line."""
         self.ledger.asked(job)
         self.revive()
-        self._enqueue(Attempts(work, job, environment))
+        self._enqueue(Attempts(work, job, environment, asked=time.time()))
 
     def cancel(self, job: str) -> None:
         """Forget what a job has in line and end what is under way of it.
@@ -216,6 +216,7 @@ class Dispatcher(threading.Thread):
                 attempts.parts *= 2  # the next attempt has half the micro-batch
             self._lost(slot, Loss(answer.reason, answer.message, answer.traceback))
             return
+        attempts.over(slot.name, self._clock(), phases=report.phases)
         self._free(slot)
         self._deliver(attempts, answer, slot.name, report.seconds)
 
@@ -341,6 +342,7 @@ class Dispatcher(threading.Thread):
     def _lost_attempt(self, attempts: Attempts, evaluator: str, loss: Loss) -> None:
         """Try it elsewhere, or give up."""
         attempts.losses.append(loss)
+        attempts.over(evaluator, self._clock(), error=f"{loss.cause}: {loss.detail}")
         self.ledger.attempts_lost += 1
         self._posts[attempts.job].accounts.attempts_lost += 1
         work, count = attempts.work, len(attempts.losses)
@@ -354,6 +356,7 @@ class Dispatcher(threading.Thread):
             attempt=count,
             cause=loss.cause,
             detail=loss.detail,
+            **tracks.ids(attempts.job, work.index),
         )
         self._posts[attempts.job].losses.put(
             AttemptLost(work.index, work.subject, evaluator, count, loss.cause, loss.detail)
@@ -370,8 +373,10 @@ class Dispatcher(threading.Thread):
 
     def _deliver(self, attempts: Attempts, answer: AnyAnswer, evaluator: str, seconds: float) -> None:
         self.ledger.works_done += 1
-        self._posts[attempts.job].accounts.works_done += 1
-        self._posts[attempts.job].outbox.put(Done(attempts.work, answer, evaluator, seconds))
+        post = self._posts[attempts.job]
+        post.accounts.works_done += 1
+        tracks.tell(attempts.job, attempts.work, asked=attempts.asked, tries=attempts.tries, origin=post.trace_parent)
+        post.outbox.put(Done(attempts.work, answer, evaluator, seconds))
 
     def _touch(self, slot: Slot) -> None:
         self._touched[slot.name] = slot

@@ -62,9 +62,13 @@ class RayExecutor:
         self._dispatcher.start()
         self.evaluators, self.share = cluster.evaluators, cluster.share
 
-    def job(self, claim: Claim) -> JobExecutor:
-        """The executor of one more job; close it when the job is over."""
-        return JobExecutor(self, self._dispatcher, claim)
+    def job(self, claim: Claim, trace_parent: str = "") -> JobExecutor:
+        """The executor of one more job; close it when the job is over.
+
+        Args:
+            trace_parent: W3C traceparent of the call that created the job, to which its evaluations are linked.
+        """
+        return JobExecutor(self, self._dispatcher, claim, trace_parent)
 
     @property
     def statuses(self) -> tuple[tuple[str, str], ...]:
@@ -137,10 +141,10 @@ class RayExecutor:
 class JobExecutor:
     """Runs one job's works: as many at a time as its claim and other jobs leave it, and as many next in line."""
 
-    def __init__(self, shared: RayExecutor, dispatcher: Dispatcher, claim: Claim) -> None:
-        """Take part under a claim."""
+    def __init__(self, shared: RayExecutor, dispatcher: Dispatcher, claim: Claim, trace_parent: str = "") -> None:
+        """Take part under a claim; the job's evaluations are linked to the call that created it."""
         self._shared, self._dispatcher = shared, dispatcher
-        self._post = Post()
+        self._post = Post(trace_parent=trace_parent)
         self._environment = COMMON
         self.claim(claim)
 

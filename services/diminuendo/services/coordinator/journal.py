@@ -22,7 +22,7 @@ from diminuendo.engine.search.work import (
     artifacts_of,
 )
 from diminuendo.services.common import logs
-from diminuendo.services.coordinator import translate
+from diminuendo.services.coordinator import tracks, translate
 from diminuendo.services.coordinator.attempts import AttemptLost
 from diminuendo.services.coordinator.lease import HeldLease, LeaseLostError
 from diminuendo.services.coordinator.rpc import Conductor, ConductorAwayError, code_of
@@ -132,6 +132,7 @@ class ConductorJournal:
             evaluator=done.evaluator,
             seconds=round(done.seconds, 3),
             remembered=done.remembered,
+            **tracks.ids(f"{self._lease.job_name}#{self._lease.epoch}", done.work.index),
         )
 
     def commit(self, step: Step, session: Session) -> None:

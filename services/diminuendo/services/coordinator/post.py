@@ -29,6 +29,7 @@ class Post:
         losses: Attempts that came to nothing, for its log.
         changed: Set whenever an evaluator takes or leaves a work of any job; whoever waits for it clears it.
         accounts: The dispatcher's; ask it for them.
+        trace_parent: W3C traceparent of the call that created the job; empty: that was not traced.
     """
 
     outbox: queue.SimpleQueue[Done] = field(default_factory=queue.SimpleQueue)
@@ -36,3 +37,4 @@ class Post:
     losses: queue.SimpleQueue[AttemptLost] = field(default_factory=queue.SimpleQueue)
     changed: threading.Event = field(default_factory=threading.Event)
     accounts: Accounts = field(default_factory=Accounts)
+    trace_parent: str = ""

@@ -9,12 +9,14 @@ from typing import Any, Literal, Protocol
 
 import ray
 
+from diminuendo.engine.phases import Phase
 from diminuendo.engine.search.work import Work
 from diminuendo.services.coordinator.attempts import Loss
 from diminuendo.services.coordinator.bundles import COMMON, Environment
 from diminuendo.services.coordinator.cluster import Cluster
 from diminuendo.services.coordinator.install import runtime_env
 from diminuendo.services.coordinator.standing import Standing, StandingState
+from diminuendo.services.coordinator.tracks import Try
 from diminuendo.services.evaluator.actor import Evaluator, Hello, Report, work_to_bytes
 
 SlotState = Literal["away", "starting", "idle", "busy"]
@@ -27,8 +29,10 @@ class Attempts:
     Attributes:
         job: Whose it is.
         environment: What it is to run in.
+        asked: When (seconds since the epoch, UTC) the search asked for it.
         begun: When (monotonic seconds) the present attempt began.
         parts: Micro-batches of each step of a tuning.
+        tries: Attempts that are over.
     """
 
     work: Work
@@ -37,6 +41,17 @@ class Attempts:
     begun: float = 0.0
     parts: int = 1
     losses: list[Loss] = field(default_factory=list)
+    asked: float = 0.0
+    tries: list[Try] = field(default_factory=list)
+
+    def over(self, evaluator: str, now: float, *, error: str = "", phases: tuple[Phase, ...] = ()) -> None:
+        """Keep what the present attempt was.
+
+        Args:
+            now: As `begun`.
+        """
+        ended = time.time()
+        self.tries.append(Try(evaluator, ended - (now - self.begun), ended, error, phases))
 
 
 class Handle(Protocol):

@@ -108,6 +108,7 @@ def to_evaluation(done: Done, prepared: Prepared | None) -> job_pb2.EvaluationFi
     """
     question, tuned = done.work.question, isinstance(done.answer, Evaluated)
     epochs = question.epochs if isinstance(question, Evaluate) and tuned and not done.remembered else 0
+    samples = done.answer.samples if isinstance(done.answer, Evaluated) and not done.remembered else 0
     return job_pb2.EvaluationFinished(
         index=done.work.index,
         key=done.work.key,
@@ -117,6 +118,7 @@ def to_evaluation(done: Done, prepared: Prepared | None) -> job_pb2.EvaluationFi
         evaluator=done.evaluator,
         remembered=done.remembered,
         epochs=epochs,
+        samples=samples,
         candidate=_figures(done.answer, prepared) if isinstance(done.answer, Evaluated) and prepared else None,
     )
 

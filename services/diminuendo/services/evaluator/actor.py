@@ -17,7 +17,8 @@ from typing import Protocol
 
 from pydantic import TypeAdapter
 
-from diminuendo.engine import hostmemory
+from diminuendo.engine import hostmemory, phases
+from diminuendo.engine.phases import Phase
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import Failed, Work, answer_to_bytes
 from diminuendo.engine.store import ArtifactMissingError, ArtifactStore
@@ -55,11 +56,13 @@ class Report:
     Attributes:
         answer: As `answer_to_bytes` writes it.
         seconds: Wall-clock seconds on the evaluator.
+        phases: What they went to.
     """
 
     evaluator: str
     answer: bytes
     seconds: float
+    phases: tuple[Phase, ...] = ()
 
 
 def work_to_bytes(work: Work) -> bytes:
@@ -97,8 +100,9 @@ class Evaluator:
     def run(self, work: bytes) -> Report:
         """Do a work. What goes wrong comes back as a `Failed`; only a lost process raises, at the caller."""
         start = time.perf_counter()
-        answer = self._answer(work_from_bytes(work))
-        return Report(self._name, answer_to_bytes(answer), time.perf_counter() - start)
+        with phases.kept() as kept:
+            answer = self._answer(work_from_bytes(work))
+        return Report(self._name, answer_to_bytes(answer), time.perf_counter() - start, tuple(kept))
 
     def _answer(self, work: Work) -> AnyAnswer:
         try:
