@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diminuendo.client.aio.client import AsyncClient
+    from diminuendo.client.aio.fleet import AsyncFleet
     from diminuendo.client.aio.job import AsyncJob
     from diminuendo.client.client import Client
     from diminuendo.client.cluster import Cluster, ClusterNode, Coordinator, Evaluator, EvaluatorState
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "aio.client": ("AsyncClient",),
+    "aio.fleet": ("AsyncFleet",),
     "aio.job": ("AsyncJob",),
     "client": ("Client",),
     "cluster": ("Cluster", "ClusterNode", "Coordinator", "Evaluator", "EvaluatorState"),
@@ -153,6 +155,7 @@ __all__ = [
     "AlreadyExistsError",
     "Artifact",
     "AsyncClient",
+    "AsyncFleet",
     "AsyncJob",
     "AttemptLost",
     "Bundle",

@@ -10,16 +10,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from diminuendo.v1 import artifact_service_pb2
+from diminuendo.v1 import artifact_service_pb2, cluster_service_pb2
 
 from diminuendo.client import convert, requests
+from diminuendo.client.aio.fleet import AsyncFleet
 from diminuendo.client.aio.job import AsyncJob
 from diminuendo.client.aio.rpc import AsyncConnection
 from diminuendo.client.aio.threads import in_thread
 from diminuendo.client.aio.upload import upload
 from diminuendo.client.bundle import pack
+from diminuendo.client.cluster import Cluster
 from diminuendo.client.config import DEFAULT_TARGET, Access, ClientConfig, check_target
 from diminuendo.client.contexts import named
+from diminuendo.client.convert_cluster import cluster as to_cluster
+from diminuendo.client.fleet import requests as fleets
+from diminuendo.client.fleet.models import FleetInfo
 from diminuendo.client.types import Accept, Artifact, Bundle, Effort, Garbage, JobInfo, JobState
 
 
@@ -256,6 +261,49 @@ class AsyncClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def fleet(self, name_or_id: str) -> AsyncFleet:
+        """A handle on a fleet, by name or by id in the client's project; nothing is sent.
+
+        Raises:
+            InvalidArgumentError: It is neither.
+        """
+        return AsyncFleet(self._connection, fleets.fleet_name(self.project, name_or_id))
+
+    async def fleets(self, *, project: str | None = None) -> AsyncIterator[FleetInfo]:
+        """Fleets, newest first, fetched page by page as they are consumed.
+
+        Args:
+            project: Another project than the client's; ``-`` for all.
+        """
+        request = fleets.list_fleets(
+            self.project if project is None else project, page_size=self._connection.config.page_size
+        )
+        while True:
+            page = await self._connection.call(self._connection.fleets.ListFleets, request)
+            for fleet in page.fleets:
+                yield fleets.fleet_info(fleet)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def cluster(self, job: str | None = None, *, timeout_s: float | None = None) -> Cluster:
+        """Everything that computes for the server, as the coordinators last told: nodes, evaluators, what each does.
+
+        Args:
+            job: Only evaluators that work on this job, by name or by id in the client's project, and the coordinators
+                that have them.
+            timeout_s: Deadline; None for the client's.
+
+        Raises:
+            ServerVersionError: The server is too old to know.
+            ServerUnavailableError: Nobody answers.
+        """
+        name = "" if job is None else requests.job_name(self.project, job)
+        request = cluster_service_pb2.GetClusterRequest(job=name)
+        return to_cluster(
+            await self._connection.call(self._connection.clusters.GetCluster, request, timeout_s=timeout_s)
+        )
 
     async def upload(self, path: Path | str) -> Artifact:
         """Store a file's content on the server, under its sha256; see `Client.upload`.

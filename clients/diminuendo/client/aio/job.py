@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from diminuendo.v1 import job_service_pb2
+from diminuendo.v1 import cluster_service_pb2, job_service_pb2
 
 from diminuendo.client import convert, requests
 from diminuendo.client.aio.download import download
 from diminuendo.client.aio.rpc import AsyncConnection
+from diminuendo.client.cluster import Evaluator
+from diminuendo.client.convert_cluster import cluster as to_cluster
 from diminuendo.client.errors import DiminuendoError
 from diminuendo.client.following import Gap, Position, in_time, is_final
 from diminuendo.client.types import Event, JobInfo
@@ -86,6 +88,17 @@ class AsyncJob:
                 if is_final(event):
                     break
         return in_time(await self.info(), timeout_s)
+
+    async def evaluators(self, *, timeout_s: float | None = None) -> tuple[Evaluator, ...]:
+        """What works on the job now, as the coordinators last told; lost evaluators whose work is tried again, too.
+
+        Raises:
+            ServerVersionError: The server is too old to know.
+            ServerUnavailableError: Nobody answers.
+        """
+        request = cluster_service_pb2.GetClusterRequest(job=self._name)
+        found = await self._connection.call(self._connection.clusters.GetCluster, request, timeout_s=timeout_s)
+        return to_cluster(found).evaluators
 
     async def cancel(self, *, request_id: str | None = None, timeout_s: float | None = None) -> JobInfo:
         """Ask for the job's end; cancelling one that is being or has been cancelled changes nothing.

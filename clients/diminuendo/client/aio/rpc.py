@@ -10,7 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from diminuendo.v1 import artifact_service_pb2_grpc, job_service_pb2_grpc
+from diminuendo.v1 import (
+    artifact_service_pb2_grpc,
+    cluster_service_pb2_grpc,
+    fleet_service_pb2_grpc,
+    job_service_pb2_grpc,
+)
 
 from diminuendo.client import errors
 from diminuendo.client.caller import Caller, Metadata, said_version
@@ -28,6 +33,8 @@ from diminuendo.client.rpc import (
 
 if TYPE_CHECKING:
     from diminuendo.v1.artifact_service_pb2_grpc import ArtifactServiceAsyncStub
+    from diminuendo.v1.cluster_service_pb2_grpc import ClusterServiceAsyncStub
+    from diminuendo.v1.fleet_service_pb2_grpc import FleetServiceAsyncStub
     from diminuendo.v1.job_service_pb2_grpc import JobServiceAsyncStub
 
 Answer = TypeVar("Answer")
@@ -45,6 +52,8 @@ class _Line:
         self.loop = asyncio.get_running_loop()
         self.jobs: JobServiceAsyncStub = job_service_pb2_grpc.JobServiceStub(self.channel)
         self.artifacts: ArtifactServiceAsyncStub = artifact_service_pb2_grpc.ArtifactServiceStub(self.channel)
+        self.fleets: FleetServiceAsyncStub = fleet_service_pb2_grpc.FleetServiceStub(self.channel)
+        self.clusters: ClusterServiceAsyncStub = cluster_service_pb2_grpc.ClusterServiceStub(self.channel)
         self.probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
             "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
         )
@@ -91,9 +100,14 @@ class AsyncConnection:
         return self._opened().artifacts
 
     @property
-    def channel(self) -> grpc.aio.Channel:
-        """The channel, for calls of other services."""
-        return self._opened().channel
+    def fleets(self) -> FleetServiceAsyncStub:
+        """The calls of FleetService."""
+        return self._opened().fleets
+
+    @property
+    def clusters(self) -> ClusterServiceAsyncStub:
+        """The calls of ClusterService."""
+        return self._opened().clusters
 
     def _opened(self) -> _Line:
         """The line, opened where it was not.

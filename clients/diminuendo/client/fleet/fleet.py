@@ -16,7 +16,7 @@ from diminuendo.v1 import (
 )
 
 from diminuendo.client import convert
-from diminuendo.client.errors import DiminuendoError, WaitTimeoutError
+from diminuendo.client.errors import DiminuendoError
 from diminuendo.client.fleet import requests
 from diminuendo.client.fleet.bundles import pack_all, send_all
 from diminuendo.client.fleet.download import fetch_all
@@ -80,18 +80,9 @@ class Fleet:
             BundleError: Folders are no bundles, or cannot be packed; nothing was sent.
             ServerUnavailableError: Nobody answers.
         """
-        asked = list(models)
-        requests.check_models(asked)
-        project = requests.parts(self._name)[0].removeprefix("projects/")
-        for model in asked:  # what is wrong with a wish is found before bundles are packed, which takes a while
-            requests.model_message(model, model.source or "zoo:bundle", project)
+        asked = requests.checked(self._name, models)
         bundles = pack_all(model.bundle for model in asked if model.bundle is not None)
-        messages = [
-            requests.model_message(
-                model, model.source if model.bundle is None else bundles.source(model.bundle), project
-            )
-            for model in asked
-        ]
+        messages = requests.model_messages(self._name, asked, bundles.source)
         self._connection.call(self._stub.CreateFleet, requests.creation(self._name, labels), timeout_s=timeout_s)
         send_all(bundles, self._holds, lambda archive: upload(self._connection, archive), on_sent=on_sent)
         deadline_s = max(requests.BATCH_S, self._connection.config.timeout_s) if timeout_s is None else timeout_s
@@ -152,13 +143,7 @@ class Fleet:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         for _ in self._follow(on_cut=None, until=until):
             pass
-        info = self.info()
-        if info.ended < info.models:
-            raise WaitTimeoutError(
-                f"{info.ended} of {info.models} models of {self._name} have ended after {timeout_s:g} s; the others go "
-                "on, wait for it again"
-            )
-        return info
+        return requests.all_ended(self.info(), timeout_s)
 
     def cancel(self, *, timeout_s: float | None = None) -> FleetInfo:
         """Ask for the end of every job that has not ended. The fleet keeps what it has.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from diminuendo.v1 import fleet_pb2, job_pb2, job_service_pb2
 from diminuendo.v1 import fleet_service_pb2 as pb
 
 from diminuendo.client import convert
-from diminuendo.client.errors import InvalidArgumentError, Violation
+from diminuendo.client.errors import InvalidArgumentError, Violation, WaitTimeoutError
 from diminuendo.client.fleet.models import FleetInfo, FleetModel, FleetUpdate, ModelRefusal, ModelStatus
 from diminuendo.client.types import JobInfo, check_whole
 
@@ -100,6 +101,31 @@ def model_message(model: FleetModel, source: str, project: str) -> pb.FleetModel
     return pb.FleetModel(model=model.name, job=job)
 
 
+def checked(name: str, models: Iterable[FleetModel]) -> list[FleetModel]:
+    """The models of a fleet, when all are right: what is wrong is found before bundles are packed, which takes a while.
+
+    Raises:
+        InvalidArgumentError: Some are wrong; every one that is is named.
+    """
+    asked = list(models)
+    check_models(asked)
+    for model in asked:
+        model_message(model, model.source or "zoo:bundle", _project(name))
+    return asked
+
+
+def model_messages(name: str, models: Sequence[FleetModel], source: Callable[[Path], str]) -> list[pb.FleetModel]:
+    """The models of a fleet as they are sent; `source` says what a folder's bundle is called."""
+    return [
+        model_message(model, model.source if model.bundle is None else source(model.bundle), _project(name))
+        for model in models
+    ]
+
+
+def _project(name: str) -> str:
+    return parts(name)[0].removeprefix("projects/")
+
+
 def creation(name: str, labels: Mapping[str, str] | None) -> pb.CreateFleetRequest:
     """The request that makes the fleet of this name, or finds it."""
     parent, fleet_id = parts(name)
@@ -149,6 +175,17 @@ def fleet_info(message: fleet_pb2.Fleet) -> FleetInfo:
         create_time=convert.time_in(message, "create_time"),
         update_time=convert.time_in(message, "update_time"),
     )
+
+
+def all_ended(info: FleetInfo, timeout_s: float | None) -> FleetInfo:
+    """The fleet, when every job of it has ended; WaitTimeoutError otherwise."""
+    if info.ended < info.models:
+        after = "" if timeout_s is None else f" after {timeout_s:g} s"
+        raise WaitTimeoutError(
+            f"{info.ended} of {info.models} models of {info.name} have ended{after}; the others go on, wait for it "
+            "again"
+        )
+    return info
 
 
 def status(message: pb.FleetModelStatus) -> ModelStatus:
