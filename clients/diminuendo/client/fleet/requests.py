@@ -43,7 +43,7 @@ def fleet_name(project: str, name_or_id: str) -> str:
 
 def parts(name: str) -> tuple[str, str]:
     """``projects/{project}`` and the fleet's id, of its name."""
-    parent, _, fleet_id = name.partition("/fleets/")
+    parent, _, fleet_id = name.rpartition("/fleets/")
     return parent, fleet_id
 
 
