@@ -13,7 +13,7 @@ from diminuendo.engine.search.check import problems as wrong_in
 from diminuendo.engine.store import is_sha256
 from diminuendo.engine.zoo import catalog
 from diminuendo.services.common import tracing
-from diminuendo.services.common.errors import InvalidFieldError, Violation
+from diminuendo.services.common.errors import InvalidFieldError, UnknownFieldError, Violation
 from diminuendo.services.common.names import COMPONENT
 from diminuendo.services.common.spec import ACCEPTS, EFFORTS, to_request, unknown_fields
 from diminuendo.services.conductor.records import UPDATED, NewJob, RequestId, Update
@@ -38,15 +38,16 @@ class Problems:
     def __init__(self) -> None:
         """None yet."""
         self.found: list[Violation] = []
+        self.later_version = False
 
     def add(self, field: str, description: str) -> None:
         """One more: what the value is, what is wrong with it, and what to do."""
         self.found.append(Violation(field, description))
 
     def check(self) -> None:
-        """InvalidFieldError when there are any."""
+        """InvalidFieldError when there are any; UnknownFieldError when some are of fields of a later version."""
         if self.found:
-            raise InvalidFieldError(self.found)
+            raise (UnknownFieldError if self.later_version else InvalidFieldError)(self.found)
 
 
 def create_job(request: job_service_pb2.CreateJobRequest) -> tuple[NewJob, RequestId | None]:
@@ -293,6 +294,7 @@ def _spec(problems: Problems, spec: job_pb2.JobSpec, project: str) -> None:
     """Source and enums here; what is asked of the search by the engine's own rules."""
     unknown = unknown_fields(spec)
     if unknown:
+        problems.later_version = True
         numbers = ", ".join(map(str, unknown))
         problems.add("job.spec", f"fields {numbers} are not known to this server; update it, or leave them out")
     if spec.WhichOneof("source") == "bundle":

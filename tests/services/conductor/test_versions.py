@@ -1,0 +1,67 @@
+"""What a conductor says of its version, also to callers that it refuses."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+import pytest
+from diminuendo.v1 import job_service_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+OWN = version("diminuendo")
+
+
+def said(metadata: Any) -> str | None:
+    value = dict(metadata).get("diminuendo-version")
+    return None if value is None else str(value)
+
+
+async def test_every_answer_says_the_version(api: Any) -> None:
+    job = await api.create()
+    call = api.jobs.GetJob(job_service_pb2.GetJobRequest(name=job.name), timeout=10)
+    await call
+    assert said(await call.initial_metadata()) == OWN
+    watch = api.watch(job.name)
+    await watch.read()
+    assert said(await watch.initial_metadata()) == OWN
+    check = health_pb2_grpc.HealthStub(api.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    await check
+    assert said(await check.initial_metadata()) == OWN
+
+
+async def test_errors_say_it_too(api: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await api.get("projects/p/jobs/none")
+    assert said(caught.value.initial_metadata()) == OWN
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+async def test_what_is_not_known_names_both_versions(api: Any, kind: str) -> None:
+    streamed, streams = (part == "stream" for part in kind.split("_"))
+    metadata = (("diminuendo-version", "9.8.7"),)
+    method = getattr(api.channel, kind)("/diminuendo.v1.JobService/FoldJob")
+    call = method(iter([b"a", b"b"]) if streamed else b"a", timeout=10, metadata=metadata)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call.read() if streams else call)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert caught.value.details() == (
+        f"'FoldJob' is not known to this server of version {OWN}, and was asked for by a caller of version 9.8.7; "
+        "update the older of them"
+    )
+    assert said(caught.value.initial_metadata()) == OWN
+
+
+async def test_what_is_not_ours_is_plainly_unimplemented(api: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await api.channel.unary_unary("/elsewhere.Service/Call")(b"", timeout=10)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_fields_of_a_later_version_have_a_reason_of_their_own(api: Any, failing: Any) -> None:
+    request = api.request()
+    request.job.spec.MergeFromString(b"\xfa\x7f\x01x")  # field 2047
+    failure = await failing(api.jobs.CreateJob(request, timeout=10))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_FIELD")
+    assert failure.fields["job.spec"].startswith("fields 2047 are not known to this server")
