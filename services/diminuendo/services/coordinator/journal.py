@@ -100,7 +100,7 @@ class ConductorJournal:
         gone = self._missing([sha256 for several in wanted.values() for sha256 in several])
         lost = [key for key, several in wanted.items() if not gone.isdisjoint(several)]
         for key in lost:
-            log.warning("artifact_missing", key=key, sha256s=sorted(gone.intersection(wanted[key])))
+            log.warning("outcome_artifact_missing", key=key, sha256s=sorted(gone.intersection(wanted[key])))
         return {key: answer for key, answer in found.items() if key not in lost}
 
     def record(self, done: Done) -> None:

@@ -34,7 +34,7 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
     """Coordinate until told to stop; returns the exit code: 1 when the Ray cluster was lost.
 
     Raises:
-        StartError: The Ray cluster or the artifacts cannot be used.
+        StartError: The Ray cluster, the artifacts, or what calls are to say cannot be used.
     """
     artifacts = resolved(settings.artifacts)
     try:
@@ -57,7 +57,7 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
                 return 1
             finally:
                 conductor.close()
-    log.info("stopped")
+    log.info("coordinating_ended")
     return 0
 
 
@@ -92,7 +92,7 @@ def _lease(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, cr
             if stop.event.is_set():
                 return
             # The same request_id again: a lease that was given and never arrived is given again.
-            log.warning("lease_not_answered", code=str(code_of(error)), again_in_s=delay)
+            log.warning("lease_not_answered", code=str(code_of(error)), said=details_of(error), again_in_s=delay)
             stop.event.wait(delay)
             delay = min(2 * delay, _LAST_DELAY_S)
             continue

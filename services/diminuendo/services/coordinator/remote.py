@@ -51,11 +51,11 @@ def follow(settings: CoordinatorSettings, stop: Stop) -> int:
     ray_job = _started(client, settings, stop)
     if ray_job is None:
         return 0
-    log.info("coordinator_submitted", address=address, ray_job=ray_job)
+    log.info("remote_submitted", address=address, ray_job=ray_job)
     status = _until_ended(client, ray_job, stop)
     if status is None:
         return _stop(client, ray_job)
-    log.error("coordinator_ended", ray_job=ray_job, status=str(status.value), said=_last_words(client, ray_job))
+    log.error("remote_ended", ray_job=ray_job, status=str(status.value), said=_last_words(client, ray_job))
     return 0 if status is JobStatus.STOPPED else 1
 
 
@@ -107,7 +107,7 @@ def _submit(client: JobSubmissionClient, settings: CoordinatorSettings) -> str:
 
 
 def options(settings: CoordinatorSettings) -> Iterator[str]:
-    """The flags of the coordinator inside the cluster: this one's, but for where Ray is."""
+    """The flags of the coordinator inside the cluster: this one's, but for where Ray is. Files are those over there."""
     yield from ("--ray-address", "auto", "--conductor", settings.conductor, "--artifacts", settings.artifacts)
     yield from ("--name", settings.name, "--jobs", str(settings.jobs), "--log-level", settings.log_level)
     yield from ("--work-timeout-s", str(settings.work_timeout_s))
@@ -144,7 +144,7 @@ def _stop(client: JobSubmissionClient, ray_job: str) -> int:
     while time.monotonic() < until:
         status = _tried(lambda: client.get_job_status(ray_job))
         if status is not None and status.is_terminal():
-            log.info("coordinator_stopped", ray_job=ray_job, status=str(status.value))
+            log.info("remote_stopped", ray_job=ray_job, status=str(status.value))
             return 0
         time.sleep(_LOOK_S / 4)
     log.error("coordinator_not_stopped", ray_job=ray_job, after_s=_ENDED_S)

@@ -65,7 +65,7 @@ class LocalProvider:
                 delay = backoff.next()
                 self._state, self._trouble = "absent", f"it ended with code {code}: {self._child.last_words()[:500]}"
                 log.warning(
-                    "coordinator_ended",
+                    "local_coordinator_ended",
                     coordinator=self._name,
                     code=code,
                     said=self._child.last_words()[:500],
@@ -78,7 +78,7 @@ class LocalProvider:
     async def _stop(self) -> None:
         pid = self._child.pid
         if not await self._child.stop(GRACE_S):
-            log.warning("coordinator_killed", coordinator=self._name, after_s=GRACE_S)
+            log.warning("local_coordinator_killed", coordinator=self._name, after_s=GRACE_S)
         _end_group(pid)
         self._state = "absent"
 

@@ -112,7 +112,7 @@ class CoordinatorService(coordinator_service_pb2_grpc.CoordinatorServiceServicer
         job = await self._store.release_job(
             request.job_name, epoch=request.epoch, outcome=outcome, reason=request.reason
         )
-        _log.info("job_released", job=job.name, epoch=request.epoch, state=job.state.name)
+        _log.info("lease_released", job=job.name, epoch=request.epoch, state=job.state.name)
         return v1.ReleaseJobResponse()
 
     async def ReportCluster(self, request: v1.ReportClusterRequest, context: _Context) -> v1.ReportClusterResponse:
