@@ -108,13 +108,13 @@ def test_a_remote_cluster_runs_the_coordinator(head: Head, mortal: Server, tmp_p
     first.communicate()
     second = head.coordinator(*where)
     assert second.stderr is not None
-    seen = next(line for line in second.stderr if "coordinator_submitted" in line)
+    seen = next(line for line in second.stderr if "remote_submitted" in line)
     assert LABEL in seen
     assert mortal.get(job).epoch == 1, "it went on meanwhile"
     second.send_signal(signal.SIGTERM)
     _, said = second.communicate(timeout=60)
     assert second.returncode == 0
-    assert "coordinator_stopped" in said
+    assert "remote_stopped" in said
     assert mortal.get(job).state == job_pb2.JOB_STATE_QUEUED, "it gave the job back"
 
 

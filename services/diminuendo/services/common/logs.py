@@ -7,6 +7,7 @@ for a whole call or task is bound once: ``with bound(job=name, epoch=3): ...``.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,15 +65,30 @@ def _route_standard_logging(shared: list[Processor], last: list[Processor]) -> N
     logging.root.setLevel(logging.WARNING)
 
 
+_SECRETS = (
+    (re.compile(r"(\w://[^\s:/@]*):[^\s@]*@"), r"\1:***@"),
+    (re.compile(r"(?i)(\bbearer\s+|password=|token=)[^\s,;&'\"\\)]+"), r"\1***"),
+)
+"""Passwords in URLs, tokens as they are sent, and how drivers write both."""
+
+
+def without_secrets(text: str) -> str:
+    """A text for logs: what may be the password of a URL, or a token, is left out of it."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
 class _Stderr:
     """The stderr of the moment as a file that never fails: a full disk or a pipe that nobody reads any more costs the
-    line, not the thread that wrote it.
+    line, not the thread that wrote it. Whoever logs leaves secrets out; what of them comes here all the same, with the
+    text of somebody's error, goes no further.
     """
 
     def write(self, text: str) -> None:
         """Write, if that can be done."""
         with suppress(OSError, ValueError):  # ValueError: it is closed
-            sys.stderr.write(text)
+            sys.stderr.write(without_secrets(text))
 
     def flush(self) -> None:
         """Flush, if that can be done."""

@@ -19,7 +19,7 @@ CONFIG = "DIMINUENDO_CONFIG"
 """Environment variable that names the file."""
 
 SERVICES = ("conductor", "coordinator", "serve")
-COMMON = ("log_level", "log_style")
+COMMON = ("log_level", "log_style", "traces")
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogStyle = Literal["auto", "json", "console"]
 
@@ -29,19 +29,21 @@ class ServiceSettings(BaseSettings):
 
     A subclass sets its own prefix, e.g. ``SettingsConfigDict(env_prefix="DIMINUENDO_CONDUCTOR_")``; its field
     ``port`` then comes from the flag, else from ``DIMINUENDO_CONDUCTOR_PORT``, else from ``port`` in the table
-    ``[conductor]`` of the TOML file that ``--config`` or ``DIMINUENDO_CONFIG`` names, else from its default. The log
-    settings are one for all services: ``DIMINUENDO_LOG_LEVEL``, ``DIMINUENDO_LOG_STYLE``, and ``log_level`` and
-    ``log_style`` before the file's tables.
+    ``[conductor]`` of the TOML file that ``--config`` or ``DIMINUENDO_CONFIG`` names, else from its default. How
+    services tell of themselves is one for all: ``DIMINUENDO_LOG_LEVEL``, ``DIMINUENDO_LOG_STYLE``,
+    ``DIMINUENDO_TRACES``, and ``log_level``, ``log_style`` and ``traces`` before the file's tables.
 
     Attributes:
         log_level: The least severe log line that is written.
         log_style: ``auto`` is ``console`` on a terminal and ``json`` elsewhere.
+        traces: ``http://HOST:PORT`` of what takes spans by OTLP over gRPC, ``https://`` by TLS; empty: no spans.
     """
 
     model_config = SettingsConfigDict(env_prefix="DIMINUENDO_", extra="forbid", frozen=True, validate_by_name=True)
 
     log_level: LogLevel = Field("info", validation_alias="DIMINUENDO_LOG_LEVEL")
     log_style: LogStyle = Field("auto", validation_alias="DIMINUENDO_LOG_STYLE")
+    traces: str = Field("", validation_alias="DIMINUENDO_TRACES")
 
     @classmethod
     def load(cls, config: Path | None = None, /, **flags: object) -> Self:

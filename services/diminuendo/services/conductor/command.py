@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from diminuendo.services.common import logs
+from diminuendo.services.common import logs, tracing
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.common.process import die_with_parent, stop_signals
 from diminuendo.services.conductor.app import conducting
@@ -106,6 +106,10 @@ def conductor(
         typer.Option(help="HOST:PORT under which a Ray cluster reaches this conductor.", show_default="none"),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(metavar="http://HOST:PORT", help="Where spans go, by OTLP over gRPC.", show_default="nowhere"),
+    ] = None,
     migrate_only: Annotated[
         bool, typer.Option("--migrate-only", help="Bring the database's tables up to date, and serve nothing.")
     ] = False,
@@ -141,9 +145,11 @@ def conductor(
             cluster_template=cluster_template,
             cluster_conductor=cluster_conductor,
             log_level=log_level,
+            traces=traces,
             with_parent=with_parent,
         )
         logs.configure(service="conductor", level=settings.log_level, style=settings.log_style)
+        tracing.configure(service="conductor", endpoint=settings.traces)
         if settings.with_parent:
             die_with_parent()
         code = asyncio.run(_migrate(settings) if migrate_only else _run(settings))
@@ -152,6 +158,8 @@ def conductor(
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    finally:
+        tracing.close()
     raise typer.Exit(code)
 
 
