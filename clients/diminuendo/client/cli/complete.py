@@ -15,13 +15,16 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.main import get_command
 
 from diminuendo.client.errors import DiminuendoError
 from diminuendo.client.oneline import one_line
+
+if TYPE_CHECKING:
+    from diminuendo.client.client import Client
 
 _CONNECT_S, _ANSWER_S, _MOST = 0.5, 1.0, 50
 _SAFE = re.compile(r"[\w./:?=@%+,*-]+")
@@ -182,17 +185,38 @@ _STATES = {
 
 def _jobs(ctx: Any, incomplete: str) -> Iterable[Row]:
     """The server's newest jobs, by their ids, or by their names where one is begun."""
-    from diminuendo.client.cli.options import connect
-    from diminuendo.client.config import ClientConfig
     from diminuendo.client.types import JobState
 
-    config = ClientConfig(timeout_s=_ANSWER_S, connect_s=_CONNECT_S, page_size=_MOST)
     states = [JobState(state.upper()) for state in _STATES.get(ctx.info_name, ())]
-    whom = {name: ctx.params.get(name) for name in ("server", "project", "context")}
-    with connect(**whom, config=config) as client:
+    with _asked(ctx) as client:
         for job in itertools.islice(client.list(states=states), _MOST):
             whole = incomplete.startswith("projects/")
             yield Row(job.name if whole else job.job_id, f"{job.state.value} {job.source}")
+
+
+def _fleets(ctx: Any, incomplete: str) -> Iterable[Row]:
+    """The server's newest fleets, by their ids, or by their names where one is begun."""
+    with _asked(ctx) as client:
+        for fleet in itertools.islice(client.fleets(), _MOST):
+            whole = incomplete.startswith("projects/")
+            yield Row(fleet.name if whole else fleet.fleet_id, f"{fleet.ended} of {fleet.models} models ended")
+
+
+def _models(ctx: Any, incomplete: str) -> Iterable[Row]:
+    """The models of the fleet that the line names."""
+    with _asked(ctx) as client:
+        for job in itertools.islice(client.fleet(ctx.params.get("name") or "").jobs(), _MOST):
+            yield Row(job.model, job.state.value)
+
+
+def _asked(ctx: Any) -> Client:
+    """A client of whom the line calls, which gives up soon."""
+    from diminuendo.client.cli.options import connect
+    from diminuendo.client.config import ClientConfig
+
+    config = ClientConfig(timeout_s=_ANSWER_S, connect_s=_CONNECT_S, page_size=_MOST)
+    whom = {name: ctx.params.get(name) for name in ("server", "project", "context")}
+    return connect(**whom, config=config)
 
 
 def _contexts(ctx: Any, incomplete: str) -> Iterable[Row]:
@@ -222,6 +246,8 @@ def _words(*values: str) -> Callable[[Any, str], Iterable[Row]]:
 _GIVERS: dict[str, Callable[[Any, str], Iterable[Row]]] = {
     "NAME": _jobs,
     "JOB": _jobs,
+    "FLEET": _fleets,
+    "MODEL": _models,
     "CONTEXT": _contexts,
     "SOURCE": _zoo,
     "TARGET": lambda ctx, incomplete: [*_folder(ctx, incomplete), *_zoo(ctx, incomplete)],

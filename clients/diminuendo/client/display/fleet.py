@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diminuendo.client.display import text
-from diminuendo.client.display.live import STATE_STYLES, line_of_cells
+from diminuendo.client.display.lines import STATE_STYLES, line_of_cells
 from diminuendo.client.errors import DiminuendoError
 from diminuendo.client.fleet.fleet import Fleet
 from diminuendo.client.fleet.models import FleetInfo, FleetUpdate

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from diminuendo.client.display import text
 from diminuendo.client.display.fleet import totals_line
-from diminuendo.client.display.live import STATE_STYLES
+from diminuendo.client.display.lines import STATE_STYLES
 from diminuendo.client.fleet.models import FleetInfo, FleetModel, ModelStatus
 from diminuendo.client.fleet.results import FleetReport, ModelRow, row_of
 from diminuendo.client.types import DEFAULT_DELTA, Figures, JobInfo, JobState
