@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,30 @@ def coordinator(
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Most jobs at a time.", show_default="8")] = None,
     project: Annotated[str | None, typer.Option(help="Take jobs of this project only.", show_default="all")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A file with the token to show; or DIMINUENDO_COORDINATOR_TOKEN.", show_default="none"
+        ),
+    ] = None,
+    tls: Annotated[bool | None, typer.Option("--tls", help="Speak TLS to the conductor.", show_default="no")] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM file of the authorities to trust.", show_default="those of gRPC"),
+    ] = None,
+    cert_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM file of a certificate of its own, if asked for.", show_default="none"),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file of that certificate's key.", show_default="none")
+    ] = None,
+    allow_insecure_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-insecure-token", help="Send the token unencrypted to another machine.", show_default="no"
+        ),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -71,9 +96,16 @@ def coordinator(
             evaluator_memory_gb=evaluator_memory_gb,
             jobs=jobs,
             project=project,
+            token_file=token_file,
+            tls=tls,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            allow_insecure_token=allow_insecure_token,
             log_level=log_level,
             with_parent=with_parent,
         )
+        os.environ.pop(settings.key("token"), None)  # evaluators, which run what users wrote, inherit the rest
         logs.configure(service="coordinator", level=settings.log_level, style=settings.log_style)
         if settings.with_parent:
             die_with_parent()

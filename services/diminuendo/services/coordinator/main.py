@@ -13,13 +13,14 @@ from google.protobuf.duration_pb2 import Duration
 from diminuendo.engine.stores import LocationError, open_store, resolved
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
+from diminuendo.services.coordinator.caller import Caller
 from diminuendo.services.coordinator.cluster import connected
 from diminuendo.services.coordinator.cluster_report import ClusterReport
 from diminuendo.services.coordinator.crew import Crew
 from diminuendo.services.coordinator.dispatcher import Limits
 from diminuendo.services.coordinator.executor import ClusterLostError, RayExecutor
 from diminuendo.services.coordinator.job import JobRunner
-from diminuendo.services.coordinator.rpc import Conductor, code_of
+from diminuendo.services.coordinator.rpc import Conductor, code_of, details_of
 from diminuendo.services.coordinator.settings import CoordinatorSettings
 from diminuendo.services.coordinator.stopping import SignalWatch, Stop
 
@@ -41,13 +42,14 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
         store = open_store(artifacts)
     except LocationError as error:
         raise StartError(f"artifacts: {error}") from None
+    caller = Caller(settings)
     with connected(address=settings.ray_address, evaluators=settings.evaluators) as cluster:
         watch.install()  # ray.init has put its own handler in the place of ours
         memory_gb = settings.evaluator_memory_gb
         memory_bytes = None if memory_gb is None else round(memory_gb * 2**30)
         limits = Limits(work_s=settings.work_timeout_s, memory_bytes=memory_bytes)
         with RayExecutor(cluster, artifacts, limits=limits) as executor:
-            conductor = Conductor(settings.conductor, stop.event)
+            conductor = Conductor(settings.conductor, stop.event, caller)
             log.info("coordinating", conductor=settings.conductor, evaluators=cluster.evaluators)
             runner = JobRunner(conductor, executor, store, stop.event)
             try:
@@ -91,6 +93,7 @@ def _lease(settings: CoordinatorSettings, evaluators: int, runner: JobRunner, cr
         except grpc.RpcError as error:
             if stop.event.is_set():
                 return
+            runner.conductor.renew_token(error)
             # The same request_id again: a lease that was given and never arrived is given again.
             log.warning("lease_not_answered", code=str(code_of(error)), said=details_of(error), again_in_s=delay)
             stop.event.wait(delay)

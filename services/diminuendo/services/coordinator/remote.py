@@ -47,6 +47,11 @@ def follow(settings: CoordinatorSettings, stop: Stop) -> int:
         StartError: The cluster cannot be reached, or refuses us.
     """
     address = settings.ray_address or ""
+    if settings.token.get_secret_value():
+        raise StartError(
+            "DIMINUENDO_COORDINATOR_TOKEN would be shown by the cluster's dashboard; give --token-file with a file that"
+            " the cluster's head has"
+        )
     client = _connect(address)
     ray_job = _started(client, settings, stop)
     if ray_job is None:
@@ -111,6 +116,12 @@ def options(settings: CoordinatorSettings) -> Iterator[str]:
     yield from ("--ray-address", "auto", "--conductor", settings.conductor, "--artifacts", settings.artifacts)
     yield from ("--name", settings.name, "--jobs", str(settings.jobs), "--log-level", settings.log_level)
     yield from ("--work-timeout-s", str(settings.work_timeout_s))
+    for name in ("token_file", "ca_file", "cert_file", "key_file"):
+        if (path := getattr(settings, name)) is not None:
+            yield from (f"--{name.replace('_', '-')}", str(path))
+    for name in ("tls", "allow_insecure_token"):
+        if getattr(settings, name):
+            yield f"--{name.replace('_', '-')}"
     if settings.project:
         yield from ("--project", settings.project)
     if settings.evaluators is not None:

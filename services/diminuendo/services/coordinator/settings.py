@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from diminuendo.engine.stores import check_location
@@ -24,6 +26,13 @@ class CoordinatorSettings(ServiceSettings):
         evaluator_memory_gb: Most host memory of one evaluator, in GB of 2^30 bytes; None: as much as there is.
         jobs: Most jobs at a time.
         project: The only one whose jobs it takes; empty: those of all.
+        token: What it shows the conductor. By the environment only: other users of the machine can read command lines.
+        token_file: A file with the token, in place of `token`; read again when the conductor refuses the token.
+        tls: Whether the conductor is spoken to by TLS.
+        ca_file: PEM file of the authorities that are trusted; None: those that gRPC trusts.
+        cert_file: PEM file of a certificate of the coordinator's own, where the conductor asks for one.
+        key_file: PEM file of that certificate's key.
+        allow_insecure_token: Whether the token may leave this machine on a line that is not encrypted.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -38,7 +47,28 @@ class CoordinatorSettings(ServiceSettings):
     evaluator_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
     jobs: int = Field(8, ge=1, le=1000)
     project: str = Field("", pattern=r"^[a-z0-9-]{0,63}$")
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = Field(None, validate_default=True)
+    allow_insecure_token: bool = False
     with_parent: bool = False
+
+    @field_validator("ca_file", "cert_file")
+    @classmethod
+    def _is_of_tls(cls, given: Path | None, info: ValidationInfo) -> Path | None:
+        if given is not None and not info.data.get("tls"):
+            raise ValueError("it is for TLS; give --tls as well, or leave it out")
+        return given
+
+    @field_validator("key_file")
+    @classmethod
+    def _is_beside_certificate(cls, given: Path | None, info: ValidationInfo) -> Path | None:
+        if (given is None) != (info.data.get("cert_file") is None):
+            raise ValueError("certificate and key go together; give both cert_file and key_file, or none")
+        return given
 
     @property
     def is_remote(self) -> bool:

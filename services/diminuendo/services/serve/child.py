@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +36,8 @@ class Child:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process else None
 
-    async def start(self, *options: str) -> None:
-        """Run the module with these options."""
+    async def start(self, *options: str, environ: Mapping[str, str] | None = None) -> None:
+        """Run the module with these options, and with these variables beside those of this process."""
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = await asyncio.create_subprocess_exec(
@@ -49,6 +50,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **(environ or {})},
             )
 
     async def read_line(self) -> str:

@@ -54,6 +54,21 @@ def serve(
             metavar="PROJECT=NUMBER,...", help="What projects may have of the evaluators.", show_default="1 each"
         ),
     ] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file of the tokens that calls must have.", show_default="none needed"),
+    ] = None,
+    tls_cert_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM file of the certificate to serve by TLS with.", show_default="no TLS"),
+    ] = None,
+    tls_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file of the certificate's key.", show_default="none")
+    ] = None,
+    tls_client_ca_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PEM file of authorities of clients' certificates.", show_default="none"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
@@ -78,6 +93,10 @@ def serve(
             artifacts=artifacts,
             jobs=jobs,
             weights=weights,
+            tokens_file=tokens_file,
+            tls_cert_file=tls_cert_file,
+            tls_key_file=tls_key_file,
+            tls_client_ca_file=tls_client_ca_file,
             log_level=log_level,
             with_parent=with_parent,
         )

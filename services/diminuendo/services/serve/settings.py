@@ -26,6 +26,10 @@ class ServeSettings(ServiceSettings):
         jobs: Most jobs at a time; others wait in the queue.
         weights: What projects may have of the evaluators, relative to one another: ``PROJECT=NUMBER,...``; 1 where it
             is not said.
+        tokens_file: TOML file of the tokens that calls must have; None: calls need none.
+        tls_cert_file: PEM file of the certificate that gRPC serves by TLS with; None: it is not encrypted.
+        tls_key_file: PEM file of the certificate's key.
+        tls_client_ca_file: PEM file of authorities: clients must have a certificate of one of them.
         with_parent: Stop when the parent process ends, however it ends (Linux).
     """
 
@@ -40,6 +44,10 @@ class ServeSettings(ServiceSettings):
     artifacts: str = ""
     jobs: int = Field(8, ge=1, le=1000)
     weights: Weights = Field(default_factory=dict)
+    tokens_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
     with_parent: bool = False
 
     @field_validator("artifacts")

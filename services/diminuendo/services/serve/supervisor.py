@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ import typer
 from diminuendo.services.common import logs
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.common.weights import written
+from diminuendo.services.conductor.settings import ConductorSettings
 from diminuendo.services.coordinator.scratch import remove_abandoned
 from diminuendo.services.serve.child import Child
 from diminuendo.services.serve.orphans import end_adopted
@@ -23,7 +25,9 @@ log = logs.get(__name__)
 
 MISTAKE = 2
 """Exit code of a service that cannot start as it was told."""
-_READY = re.compile(r"ready grpc=(?P<grpc>\S+) http=(?P<http>\S+)")
+_READY = re.compile(r"ready grpc=(?P<grpc>\S+) http=(?P<http>\S+)(?: local=(?P<local>\S+))?")
+_FILES = ("tokens_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file")
+"""Settings of the conductor that are handed on as they are."""
 _READY_S = 60.0
 _COORDINATOR_S, _CONDUCTOR_S = 10.0, 6.0
 """Graces. Together they stay below the 20 s that whoever stops a server may wait."""
@@ -42,11 +46,18 @@ class Supervisor:
 
         Args:
             folder: Of the logs.
+
+        Raises:
+            StartError: The conductor's own settings are wrong.
         """
         self._settings = settings
         self._artifacts = settings.artifacts or str(settings.data_dir / "artifacts")
         self._conductor = Child("diminuendo.services.conductor", folder / "conductor.log")
         self._coordinator = Child("diminuendo.services.coordinator", folder / "coordinator.log")
+        # The conductor has settings of its own beside ours, in the environment and the file.
+        certificate = settings.tls_cert_file or ConductorSettings.load().tls_cert_file
+        self._local_port = None if certificate is None else 0
+        self._token = secrets.token_urlsafe(32)
         self.grpc = self.http = ""
 
     async def start(self) -> None:
@@ -84,6 +95,9 @@ class Supervisor:
             *("--data-dir", str(s.data_dir), "--host", s.host, "--port", str(port), "--http-port", str(http_port)),
             *("--lease-s", str(s.lease_s), "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
             *(("--weights", written(s.weights)) if s.weights else ()),
+            *(f"--{name.replace('_', '-')}={path}" for name in _FILES if (path := getattr(s, name)) is not None),
+            *(() if self._local_port is None else ("--local-port", str(self._local_port))),
+            environ={"DIMINUENDO_CONDUCTOR_COORDINATOR_TOKEN": self._token},
         )
         try:
             line = await asyncio.wait_for(self._conductor.read_line(), _READY_S)
@@ -93,13 +107,18 @@ class Supervisor:
         if not found:
             raise await self._no_start(self._conductor)
         self.grpc, self.http = found["grpc"], found["http"]
+        if found["local"]:
+            self._local_port = _port(found["local"])
 
     async def _start_coordinator(self) -> None:
         s = self._settings
         evaluators = () if s.evaluators is None else ("--evaluators", str(s.evaluators))
+        # What is said to this machine's own address does not leave it.
+        conductor = self.grpc if self._local_port is None else f"127.0.0.1:{self._local_port}"
         await self._coordinator.start(
-            *("--conductor", self.grpc, "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
-            *("--jobs", str(s.jobs), *evaluators),
+            *("--conductor", conductor, "--allow-insecure-token", "--artifacts", self._artifacts),
+            *("--log-level", s.log_level, "--with-parent", "--jobs", str(s.jobs), *evaluators),
+            environ={"DIMINUENDO_COORDINATOR_TOKEN": self._token},
         )
 
     async def _no_start(self, child: Child) -> StartError | FailedError:
