@@ -13,12 +13,22 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from diminuendo.client import Candidate, Event, JobState, StateChanged, WarningRaised, convert
+from diminuendo.client import (
+    Candidate,
+    Evaluator,
+    EvaluatorState,
+    Event,
+    JobState,
+    StateChanged,
+    WarningRaised,
+    convert,
+)
 from diminuendo.client.display import text
 from diminuendo.client.display.folder import ResultFolderError, read_result
 from diminuendo.client.display.follow import open_display
+from diminuendo.client.display.frame import Frame
 from diminuendo.client.display.inline import InlineFeed
-from diminuendo.client.display.live import Frame, LiveDisplay
+from diminuendo.client.display.live import LiveDisplay
 from diminuendo.client.display.plain import PlainDisplay
 from diminuendo.client.display.result import show_result
 from diminuendo.client.display.view import View, advance
@@ -33,14 +43,28 @@ if TYPE_CHECKING:
     from tests.client.conftest import Recorded
 
 
+NOW = datetime(2026, 1, 2, 3, 5, 5, tzinfo=UTC)
+
+
 @pytest.fixture
 def events(recorded: Recorded) -> list[Event]:
     return [convert.event(message) for message in recorded.events()]
 
 
-def render(view: View, *, width: int, now: datetime | None = None) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, height=40, force_terminal=True, color_system=None, record=True)
-    console.print(Frame(view, now=lambda: now or datetime(2026, 1, 2, 3, 5, 5, tzinfo=UTC)))
+def render(
+    view: View,
+    *,
+    width: int,
+    height: int = 24,
+    now: datetime | None = None,
+    evaluators: tuple[Evaluator, ...] | None = None,
+) -> list[str]:
+    console = Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None, record=True
+    )
+    frame = Frame(view, now=lambda: now or NOW)
+    frame.evaluators = evaluators
+    console.print(frame)
     return console.export_text(styles=False).splitlines()
 
 
@@ -48,27 +72,65 @@ def after(events: list[Event], count: int) -> View:
     return reduce(advance, events[:count], View("projects/default/jobs/recorded", delta=1.0))
 
 
-@pytest.mark.parametrize("width", [60, 80, 160])
-def test_the_frame_keeps_its_height_and_width(events: list[Event], width: int) -> None:
-    frames = [render(after(events, count), width=width) for count in range(len(events) + 1)]
-    assert {len(frame) for frame in frames} == {12}
+def busy(count: int) -> tuple[Evaluator, ...]:
+    return tuple(
+        Evaluator(f"evaluator-{i}", EvaluatorState.BUSY, "j", "evaluate", 40 + i, f"first {i}x", 1, NOW)
+        for i in range(count)
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 15), (80, 24), (99, 40), (100, 24), (160, 50), (60, 60)])
+def test_the_frame_keeps_its_height_and_width(events: list[Event], width: int, height: int) -> None:
+    frames = [
+        render(after(events, count), width=width, height=height, evaluators=evaluators)
+        for count in range(len(events) + 1)
+        for evaluators in (None, (), busy(2), busy(30))
+    ]
+    assert {len(frame) for frame in frames} == {min(height - 1, 28)}
     assert max(len(line) for frame in frames for line in frame) <= width
 
 
 def test_the_frame_at_80_columns(events: list[Event]) -> None:
-    lines = render(after(events, len(events) - 1), width=80)
-    assert re.fullmatch(r"projects/default/jobs/recorded +1 warning  RUNNING  1:00", lines[0].rstrip())
-    assert re.fullmatch(r"anneal   +━+ +12 of 12 works", lines[1].rstrip())
-    assert lines[2].rstrip() == "best      7.50x params, 5.17x MACs, drop 0.69 of 1"
-    assert lines[4].split() == ["#", "kind", "subject", "epochs", "params", "drop", "time", "by"]
-    assert lines[10].split() == ["11", "evaluate", "first", "7.5x", "4", "7.50x", "0.69", "12.2", "s", "…tor-1"]
+    lines = [line.rstrip() for line in render(after(events, len(events) - 1), width=80, evaluators=busy(2))]
+    assert re.fullmatch(r"projects/default/jobs/recorded +1 warning  RUNNING  1:00", lines[0])
+    assert re.fullmatch(r"anneal +━+  12 of 12 works, 2 running", lines[1])
+    assert lines[2] == "best      7.50x params, 5.17x MACs, drop 0.69 of 1"
+    assert re.fullmatch(r"left      under a minute \(estimate\)", lines[3])
+    assert re.fullmatch(r"params ratio against drop: \d+ candidates, \d+ inside delta", lines[4])
+    chart = "\n".join(lines[5:11])
+    assert "┊" in chart
+    assert "◆" in chart
+    assert lines[10].split() == ["0", "delta", "1", "2.50", "drop"]
+    assert lines[11] == "evaluators: 2 busy"
+    assert re.fullmatch(r"evaluator-0   evaluate #40 first 0x +0:00", lines[12])
+    assert lines[14].split() == ["#", "kind", "subject", "epochs", "params", "drop", "time", "by"]
+    assert lines[21].split() == ["11", "evaluate", "first", "7.5x", "4", "7.50x", "0.69", "12.2", "s", "…tor-1"]
 
 
 def test_the_frame_at_160_columns_shows_more(events: list[Event]) -> None:
-    lines = render(after(events, len(events) - 1), width=160)
-    assert lines[4].split() == ["#", "kind", "subject", "epochs", "params", "MACs", "drop", "time", "by"]
-    assert lines[10].split()[-4:] == ["0.69", "12.2", "s", "evaluator-1"]
-    assert "5.17x" in lines[10]
+    lines = render(after(events, len(events) - 1), width=160, height=50, evaluators=busy(2))
+    assert lines[4].rstrip().endswith("evaluators: 2 busy"), "beside the chart"
+    heading = next(i for i, line in enumerate(lines) if line.split()[:1] == ["#"])
+    assert lines[heading].split() == ["#", "kind", "subject", "epochs", "params", "MACs", "drop", "time", "by"]
+    last = lines[-2].split()
+    assert last[-4:] == ["0.69", "12.2", "s", "evaluator-1"]
+    assert "5.17x" in last
+
+
+def test_of_many_evaluators_the_lost_ones_are_seen_and_the_others_counted(events: list[Event]) -> None:
+    lost = Evaluator("evaluator-9", EvaluatorState.LOST, "j", since=NOW)
+    lines = render(after(events, 10), width=80, evaluators=(*busy(9), lost))
+    first = lines.index(next(line for line in lines if line.startswith("evaluators:")))
+    assert lines[first].rstrip() == "evaluators: 1 lost, 9 busy"
+    assert re.fullmatch(r"evaluator-9   lost +0:00", lines[first + 1].rstrip())
+    assert lines[first + 4].rstrip() == "+7 more"
+
+
+def test_a_small_terminal_leaves_the_chart_out(events: list[Event]) -> None:
+    lines = render(after(events, len(events) - 1), width=60, height=15, evaluators=busy(1))
+    assert not any("┊" in line for line in lines)
+    assert any(line.startswith("evaluator-0") for line in lines)
+    assert lines[-2].split()[:2] == ["11", "evaluate"]
 
 
 def test_while_nothing_has_happened_it_says_what_it_waits_for(events: list[Event]) -> None:
@@ -152,7 +214,7 @@ def test_a_terminal_gets_the_live_view_and_its_last_frame_stays(events: list[Eve
         for event in events:
             display.show(event)
     frame, _, rest = out.getvalue().rpartition("\x1b[?25h")  # the cursor is shown again
-    assert "SUCCEEDED" in frame[-1500:]
+    assert "SUCCEEDED" in frame[-4000:]
     assert rest == "warning CANDIDATE_DIVERGED: candidate 3 diverged\n"
 
 
@@ -287,6 +349,7 @@ def test_a_broken_folder_names_file_and_field(
 
 def test_inline_runs_show_the_engines_steps_in_the_same_way() -> None:
     shown: list[Event] = []
+    working: list[Evaluator] = []
 
     class Recorder:
         def show(self, event: Event) -> None:
@@ -295,6 +358,9 @@ def test_inline_runs_show_the_engines_steps_in_the_same_way() -> None:
         def say(self, *, note: str = "", trouble: str = "") -> None:
             raise AssertionError
 
+        def working(self, evaluators: tuple[Evaluator, ...] | None) -> None:
+            working.extend(evaluators or ())
+
     question = Evaluate(
         source="zoo:digits", task="t", choices=(), factors=(), parent=None, epochs=3, rate=1.0, tuning_seed=1, seed=0,
         threads=1,
@@ -302,6 +368,12 @@ def test_inline_runs_show_the_engines_steps_in_the_same_way() -> None:
     work = Work(0, question, "first 3.0x")
     feed = InlineFeed(Recorder())
     feed.state(JobState.RUNNING)
+    feed.on_start(work)
+    (evaluator,) = working
+    assert (evaluator.name, evaluator.state, evaluator.kind, evaluator.index) == (
+        *("inline", EvaluatorState.BUSY),
+        *("evaluate", 0),
+    )
     feed.on_done(Done(work, Evaluated(98.0, 0.1, "w", Cost(1, 1), 400, 2.5), "inline", 2.5))
     assert len(shown) == 1
     best = Best(3.0, 2.0, 0.5)

@@ -25,7 +25,7 @@ from diminuendo.engine.search.result import Finished
 from diminuendo.engine.search.session import Request, Step
 from diminuendo.engine.search.settings import EffortName
 from diminuendo.engine.search.state import AcceptName, StageNumber
-from diminuendo.engine.search.work import Failed
+from diminuendo.engine.search.work import Failed, Work
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.task import Task, TaskError
 from diminuendo.engine.workbench import UserCodeError
@@ -99,6 +99,7 @@ def compress(
     work: Path | str | None = None,
     on_step: Callable[[Step], None] | None = None,
     on_done: Callable[[Done], None] | None = None,
+    on_start: Callable[[Work], None] | None = None,
 ) -> Compressed:
     """Compress a trained network within a tolerance, or to a target, in this process.
 
@@ -133,6 +134,7 @@ def compress(
             is kept.
         on_step: Called after each step of the search.
         on_done: Called after each work.
+        on_start: Called before each work that is not known already.
 
     Raises:
         TaskError: An argument or the task is not usable; names field, value and remedy.
@@ -171,7 +173,7 @@ def compress(
         store, session = journal.store, journal.session(request)
         worker = Worker(store, tasks=tasks)
         try:
-            outcome = drive(session, InlineExecutor(worker), journal)
+            outcome = drive(session, InlineExecutor(worker, on_start), journal)
         finally:
             torch.set_num_threads(before)
         if isinstance(outcome, Failed):

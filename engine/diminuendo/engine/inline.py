@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,9 +21,9 @@ PARTS = (1, 2, 4)
 class InlineExecutor:
     """An executor that does the works itself, in the order in which they were submitted."""
 
-    def __init__(self, worker: Worker) -> None:
-        """Use a worker."""
-        self._worker = worker
+    def __init__(self, worker: Worker, on_start: Callable[[Work], None] | None = None) -> None:
+        """Use a worker; tell of each work before it is done."""
+        self._worker, self._on_start = worker, on_start
         self._line: deque[Work] = deque()
 
     @property
@@ -39,6 +40,8 @@ class InlineExecutor:
         if not self._line:
             return []
         work, start = self._line.popleft(), time.perf_counter()
+        if self._on_start is not None:
+            self._on_start(work)
         answer: AnyAnswer
         try:
             answer = self._run(work)

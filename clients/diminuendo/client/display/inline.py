@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from diminuendo.client.cluster import Evaluator, EvaluatorState
 from diminuendo.client.display.follow import Display
 from diminuendo.client.types import (
     Candidate,
@@ -20,6 +21,7 @@ from diminuendo.client.types import (
 if TYPE_CHECKING:
     from diminuendo.engine.search.drive import Done
     from diminuendo.engine.search.session import Best, Step
+    from diminuendo.engine.search.work import Work
 
 
 class InlineFeed:
@@ -34,6 +36,19 @@ class InlineFeed:
     def state(self, state: JobState, reason: str = "") -> None:
         """The run entered a state."""
         self._display.show(StateChanged(*self._stamp(), state, reason))
+
+    def on_start(self, work: Work) -> None:
+        """A work is begun; there is one evaluator, this process."""
+        busy = Evaluator(
+            "inline",
+            EvaluatorState.BUSY,
+            kind=work.question.kind,
+            index=work.index,
+            subject=work.subject,
+            attempt=1,
+            since=datetime.now(UTC),
+        )
+        self._display.working((busy,))
 
     def on_done(self, done: Done) -> None:
         """A work came back; it is shown when its step says what became of it."""

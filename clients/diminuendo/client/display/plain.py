@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 
+from diminuendo.client.cluster import Evaluator
 from diminuendo.client.display import text
 from diminuendo.client.display.view import View, advance
 from diminuendo.client.types import Event, Leased, StateChanged, StepCommitted, WarningRaised
@@ -43,6 +44,9 @@ class PlainDisplay:
         if said and said != self._said:
             self._write(f"{'':>7}  {said}")
         self._said = said
+
+    def working(self, evaluators: tuple[Evaluator, ...] | None) -> None:
+        """Evaluators come and go too often for lines."""
 
     def _line(self, event: Event) -> str:
         match event:

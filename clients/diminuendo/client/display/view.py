@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from diminuendo.client.types import (
@@ -15,10 +16,13 @@ from diminuendo.client.types import (
     Progress,
     StateChanged,
     StepCommitted,
+    Updated,
     WarningRaised,
 )
 
 _RECENT = 12
+_CANDIDATES = 1000
+_PACE = 33
 _WAITING = "waiting for a coordinator; evaluators take some seconds to start"
 _LEASED = "the search has started"
 _NO_PROGRESS = Progress()
@@ -39,6 +43,15 @@ class View:
         alert: The warning that came last, until the next step.
         note: What is going on when nothing else can be shown.
         trouble: Set while the connection to the server is lost.
+        budget: The most ``evaluations``, ``epochs``, ``minutes``; empty: without bounds.
+        deadline: When the job is to end with its best model so far; None: it has no deadline.
+        candidates: The latest plans that were tuned and scored, oldest first.
+        evaluated: Plans that were tuned, those that diverged and those that were known among them.
+        epochs: Of tuning, as far as it is told: of what was known it is not.
+        all_epochs: Whether that is all.
+        worked_s: Seconds that coordinators have worked on it, up to `working_since`.
+        working_since: When it last began to run; None while it does not.
+        pace: (time, works done) of the last steps since then, oldest first.
     """
 
     title: str
@@ -55,6 +68,15 @@ class View:
     note: str = _WAITING
     trouble: str = ""
     target: str = ""
+    budget: Mapping[str, float] = field(default_factory=dict)
+    deadline: datetime | None = None
+    candidates: tuple[Candidate, ...] = ()
+    evaluated: int = 0
+    epochs: float = 0.0
+    all_epochs: bool = True
+    worked_s: float = 0.0
+    working_since: datetime | None = None
+    pace: tuple[tuple[datetime, int], ...] = ()
 
     @property
     def best(self) -> Candidate | None:
@@ -74,19 +96,48 @@ def advance(view: View, event: Event) -> View:
     match event:
         case StateChanged():
             ended = event.time if event.state.final else None
+            view = _worked(view, event)
             return replace(view, state=event.state, reason=event.reason, ended=ended, note=_note_of(event.state))
         case Leased():
             return replace(view, note=_LEASED)
         case StepCommitted():
-            return replace(view, progress=event.progress, summary=event.summary, note="", alert="")
+            pace = (*view.pace, (event.time, event.progress.works_done))[-_PACE:]
+            return replace(view, progress=event.progress, summary=event.summary, note="", alert="", pace=pace)
         case EvaluationFinished():
+            view = _evaluated(view, event) if event.kind == "evaluate" else view
             return replace(view, recent=(*view.recent, event)[-_RECENT:], note="")
+        case Updated():
+            return replace(view, deadline=event.deadline)
         case AttemptLost():
             return replace(view, note=f"{event.subject}: attempt {event.attempt} was lost ({event.cause})")
         case WarningRaised():
             alert = f"warning {event.reason}: {event.message}"
             return replace(view, warnings=(*view.warnings, event), alert=alert)
     return view
+
+
+def _worked(view: View, event: StateChanged) -> View:
+    """Book the time that ends with a change of state."""
+    running = event.state in (JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING)
+    if running and view.working_since is not None:
+        return view
+    passed = 0.0 if view.working_since is None else (event.time - view.working_since).total_seconds()
+    since = event.time if running else None
+    return replace(view, worked_s=view.worked_s + passed, working_since=since, pace=())
+
+
+def _evaluated(view: View, event: EvaluationFinished) -> View:
+    """Count a plan that was tuned."""
+    candidates = view.candidates
+    if event.candidate is not None:
+        candidates = (*candidates, event.candidate)[-_CANDIDATES:]
+    return replace(
+        view,
+        candidates=candidates,
+        evaluated=view.evaluated + 1,
+        epochs=view.epochs + event.epochs,
+        all_epochs=view.all_epochs and bool(event.epochs or not event.remembered),
+    )
 
 
 def _note_of(state: JobState) -> str:

@@ -57,7 +57,12 @@ def compress(
             _tell(found)
             return
         with result_folder(out, name) as folder:
-            view = View(title, delta=request["delta"], target=text.figures(request["target"] or {}))
+            view = View(
+                title,
+                delta=request["delta"],
+                target=text.figures(request["target"] or {}),
+                budget=request["budget"] or {},
+            )
             place, kept = folder.resolve(), None if work is None else work.resolve()
             with inside(bundle):
                 _run(view, task, place, request | {"work": kept})
@@ -121,7 +126,8 @@ def _run(view: View, task: Any, folder: Path, request: Mapping[str, Any]) -> Non
         feed.state(JobState.RUNNING)
         display.say(note="loading the engine")
         compression = engine("compression", otherwise=_ELSEWHERE)
-        compression.compress(task, **request, out=folder, on_step=feed.on_step, on_done=feed.on_done)
+        told = {"on_step": feed.on_step, "on_done": feed.on_done, "on_start": feed.on_start}
+        compression.compress(task, **request, out=folder, **told)
         feed.state(JobState.SUCCEEDED)
 
 
