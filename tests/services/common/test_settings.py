@@ -122,3 +122,17 @@ def test_a_file_that_cannot_be_used_is_named_with_the_remedy(tmp_path: Path, con
         file.write_text(content)
     with pytest.raises(StartError, match=says):
         ConductorSettings.load(file)
+
+
+def test_what_may_be_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIMINUENDO_CONDUCTOR_TOKEN", "s3cret")
+    with pytest.raises(StartError, match=r"DIMINUENDO_CONDUCTOR_TOKEN=\*\*\* is no setting; did you mean") as caught:
+        ConductorSettings.load()
+    assert "s3cret" not in str(caught.value)
+    monkeypatch.delenv("DIMINUENDO_CONDUCTOR_TOKEN")
+    monkeypatch.setenv("DIMINUENDO_CONDUCTOR_COORDINATOR_TOKEN", "s3cret")
+    monkeypatch.setenv("DIMINUENDO_COORDINATOR_TOKEN", "s3cret")
+    for settings in (ConductorSettings.load(), CoordinatorSettings.load()):
+        assert "s3cret" not in repr(settings) + str(settings) + settings.model_dump_json()
+    with pytest.raises(StartError, match=r"tokens_file='f' is no setting; did you mean token_file\?"):
+        CoordinatorSettings.load(tokens_file="f")

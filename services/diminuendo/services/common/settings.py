@@ -18,6 +18,7 @@ from diminuendo.services.common.errors import StartError
 CONFIG = "DIMINUENDO_CONFIG"
 """Environment variable that names the file."""
 
+_SECRET = re.compile(r"token|password|secret", re.IGNORECASE)
 SERVICES = ("conductor", "coordinator", "serve")
 COMMON = ("log_level", "log_style", "traces")
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -107,7 +108,7 @@ class ServiceSettings(BaseSettings):
             name = key.upper().removeprefix(prefix)
             if key.upper().startswith(prefix) and name not in names:
                 hint = _hint(name, names, prefix)
-                raise StartError(f"environment variable {key}={_shown(os.environ[key])} is no setting; {hint}")
+                raise StartError(f"environment variable {key}={_shown(os.environ[key], key)} is no setting; {hint}")
 
     @classmethod
     def _explain(cls, problem: dict[str, object]) -> str:
@@ -115,14 +116,18 @@ class ServiceSettings(BaseSettings):
         name = str(location[0]) if isinstance(location, tuple) and location else "settings"
         field = next((n for n in cls.model_fields if name in (n, cls.key(n))), None)
         if problem.get("type") == "extra_forbidden" or field is None:
-            return f"{name}={_shown(problem.get('input'))} is no setting; {_hint(name, list(cls.model_fields))}"
+            return f"{name}={_shown(problem.get('input'), name)} is no setting; {_hint(name, list(cls.model_fields))}"
         text = str(problem.get("msg")).removeprefix("Value error, ").replace("Input", "it", 1)
         option = field.replace("_", "-")
-        return f"{field}={_shown(problem.get('input'))} cannot be used: {text}; set --{option} or {cls.key(field)}"
+        return (
+            f"{field}={_shown(problem.get('input'), field)} cannot be used: {text}; set --{option} or {cls.key(field)}"
+        )
 
 
-def _shown(value: object) -> str:
-    """A value for people, without the password that a URL may have."""
+def _shown(value: object, key: str) -> str:
+    """A value for people, but none of a key that is for secrets, nor the password that a URL may have."""
+    if value and _SECRET.search(key) and not key.lower().endswith("_file"):
+        return "***"
     return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", repr(value))
 
 
