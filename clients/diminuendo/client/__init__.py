@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Totals,
     )
     from diminuendo.client.job import Job
+    from diminuendo.client.notebook import JobList
     from diminuendo.client.types import (
         Artifact,
         AttemptLost,
@@ -126,6 +127,7 @@ _HOMES = {
         "Totals",
     ),
     "job": ("Job",),
+    "notebook": ("JobList",),
     "types": (
         "Artifact",
         "AttemptLost",
@@ -188,6 +190,7 @@ __all__ = [
     "InvalidArgumentError",
     "Job",
     "JobInfo",
+    "JobList",
     "JobState",
     "Leased",
     "ModelDownload",

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from diminuendo.client.child import Child, tail
 from diminuendo.client.cli.options import exit_code
-from diminuendo.client.cli.report import outcome
 from diminuendo.client.client import Client
 from diminuendo.client.display.folder import read_result
 from diminuendo.client.display.follow import follow
 from diminuendo.client.display.page import page
 from diminuendo.client.display.result import show_result
+from diminuendo.client.display.rows import outcome
 from diminuendo.client.errors import DiminuendoError, ServerUnavailableError
 from diminuendo.client.report import write_beside
 from diminuendo.client.types import JobState

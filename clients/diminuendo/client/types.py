@@ -198,6 +198,12 @@ class Result:
     compressed: Figures | None = None
     drop_ci: tuple[float, float] | None = None
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from diminuendo.client.notebook import result_html
+
+        return result_html(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -284,6 +290,12 @@ class JobInfo:
     def job_id(self) -> str:
         """Last component of the name."""
         return self.name.rpartition("/")[2]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from diminuendo.client.notebook import job_html
+
+        return job_html(self)
 
 
 @dataclass(frozen=True, slots=True)
