@@ -337,6 +337,17 @@ class AsyncClient:
             await self.upload(archive)
         return requests.bundle_of(self.project, packed)
 
+    async def server_version(self, *, timeout_s: float | None = None) -> str | None:
+        """The server's version, such as ``0.1.0``; None where it does not say.
+
+        Args:
+            timeout_s: How long it may take to answer; None for `ClientConfig.connect_s`.
+
+        Raises:
+            ServerUnavailableError: Nobody answers.
+        """
+        return await self._connection.server_version(timeout_s)
+
     async def collect_garbage(self, *, dry_run: bool = False, timeout_s: float = 600.0) -> Garbage:
         """Have the server remove what no job has referred to for as long as it is set to keep it.
 
