@@ -2,6 +2,9 @@
 {{- define "diminuendo.config" -}}
 log_level = {{ .Values.log.level | quote }}
 log_style = {{ .Values.log.style | quote }}
+{{- with .Values.monitoring.traces.endpoint }}
+traces = {{ . | quote }}
+{{- end }}
 
 [conductor]
 data_dir = "/data"

@@ -119,19 +119,9 @@ s3://{{ $s3.bucket }}{{ with $s3.prefix }}/{{ trimAll "/" . }}{{ end }}{{ with $
 {{- end -}}
 {{- end -}}
 
-{{/* Port of the bucket's server. */}}
-{{- define "diminuendo.s3Port" -}}
-{{- $url := urlParse (.Values.artifacts.s3.endpointUrl | default "https://s3") -}}
-{{- if regexMatch ":[0-9]+$" $url.host -}}
-{{ regexFind "[0-9]+$" $url.host }}
-{{- else -}}
-{{ ternary "80" "443" (eq $url.scheme "http") }}
-{{- end -}}
-{{- end -}}
-
-{{/* Port of an external Ray's dashboard. */}}
-{{- define "diminuendo.externalRayPort" -}}
-{{- $url := urlParse .Values.ray.address -}}
+{{/* Port of a URL. */}}
+{{- define "diminuendo.port" -}}
+{{- $url := urlParse . -}}
 {{- if regexMatch ":[0-9]+$" $url.host -}}
 {{ regexFind "[0-9]+$" $url.host }}
 {{- else -}}

@@ -61,7 +61,7 @@ def network(manifests: list[Manifest]) -> Network:
     return found
 
 
-PORTS = (53, 80, 443, 5432, 6379, 6432, 6443, 8080, 8265, 9000, 10001, 50300, 50301)
+PORTS = (53, 80, 443, 4317, 5432, 6379, 6432, 6443, 8080, 8265, 9000, 10001, 50300, 50301)
 
 
 def test_the_arrows_of_a_closed_network(rendered: Rendered) -> None:
@@ -76,6 +76,7 @@ def test_the_arrows_of_a_closed_network(rendered: Rendered) -> None:
         (CONDUCTOR, "database", 6432),
         (MIGRATION, "database", 6432),
         (COORDINATOR, HEAD, 8265),
+        *((pod, "prometheus", 4317) for pod in (CONDUCTOR, HEAD, WORKER)),
     }
     assert ray <= arrows
 
