@@ -51,9 +51,10 @@ class Objects:
         """The texts of a ConfigMap or a Secret."""
         for one in self.manifests:
             if one["kind"] == kind and one["metadata"]["name"] == name:
-                coded = {key: base64.b64decode(text).decode() for key, text in one.get("data", {}).items()}
-                plain = one.get("data", {}) if kind == "ConfigMap" else coded
-                return {**plain, **one.get("stringData", {})}
+                given: dict[str, str] = one.get("data", {})
+                if kind == "Secret":
+                    given = {key: base64.b64decode(text).decode() for key, text in given.items()}
+                return {**given, **one.get("stringData", {})}
         raise LookupError(f"the manifest has no {kind} {name}")
 
 
