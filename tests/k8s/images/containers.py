@@ -160,7 +160,7 @@ class Pod:
         return [f"--volume={folder}{inner}:{mount['mountPath']}:{mode}"]
 
     def _files(self, volume: Mapping[str, Any]) -> Path:
-        folder = self._folder / volume["name"]
+        folder: Path = self._folder / volume["name"]
         folder.mkdir(parents=True, exist_ok=True)
         if "configMap" in volume:
             texts = self._objects.data("ConfigMap", volume["configMap"]["name"])
