@@ -45,8 +45,9 @@ class Conductor:
 class Player:
     """Leases jobs and ends them as it is told, in place of a coordinator."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        """Nothing is leased yet."""
+    def __init__(self, conductor: Conductor, project: str) -> None:
+        """Nothing is leased yet; only this project's jobs will be."""
+        self._project = project
         self._store = DirectoryStore(conductor.folder / "data" / "artifacts")
         self._channel = grpc.insecure_channel(conductor.target)
         self._stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel)
@@ -60,7 +61,8 @@ class Player:
         """Lease so many jobs more; returns their models."""
         models = []
         for _ in range(count):
-            request = wire.LeaseJobRequest(coordinator="c-1", evaluators=1)
+            held = [lease.job.name for lease in self.leased.values()]
+            request = wire.LeaseJobRequest(coordinator="c-1", evaluators=1, holding=held, project=self._project)
             lease = self._stub.LeaseJob(request, timeout=20, wait_for_ready=True).lease
             models.append(lease.job.model)
             self.leased[lease.job.model] = lease
@@ -68,7 +70,9 @@ class Player:
 
     def succeed(self, model: str, *, inside: bool = True, figures: bool = True, ratio: float = 4.0) -> None:
         """End a leased job with a result of three files."""
-        files = {name: json.dumps({"model": model, "file": name}).encode() for name in ("plan.json", "model.safetensors")}
+        files = {
+            name: json.dumps({"model": model, "file": name}).encode() for name in ("plan.json", "model.safetensors")
+        }
         for content in files.values():
             self._store.put(content)
         result = job_pb2.JobResult(

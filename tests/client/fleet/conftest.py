@@ -33,8 +33,8 @@ def client(conductor: Conductor, project: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def player(conductor: Conductor) -> Iterator[Player]:
-    player = Player(conductor)
+def player(conductor: Conductor, project: str) -> Iterator[Player]:
+    player = Player(conductor, project)
     yield player
     player.close()
 

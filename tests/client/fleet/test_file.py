@@ -200,10 +200,10 @@ models:
         f"fleet.yaml:20: seed: '-1' is no whole number from 0 to {2**63 - 1}; give one",
         "fleet.yaml:20: max_ratio.fc: 0.5 is no ratio; give a number from 1 (the layer stays dense) up",
         "fleet.yaml:20: target: is beside a delta; give one of them",
-        f"fleet.yaml:21: name: 'UPPER' is not {name} a-z, 0-9, '.', '_' and '-', a letter or digit first;"
-        " give another",
-        f"fleet.yaml:22: bundle: {tmp_path}/empty has no task.py; write one that defines task() -> diminuendo.engine.Task"
-        " (`diminuendo init` writes an example), or put an .onnx or .pt2 file and a data.toml there",
+        f"fleet.yaml:21: name: 'UPPER' is not {name} a-z, 0-9, '.', '_' and '-', a letter or digit first; give another",
+        f"fleet.yaml:22: bundle: {tmp_path}/empty has no task.py; write one that defines task() -> "
+        "diminuendo.engine.Task (`diminuendo init` writes an example), or put an .onnx or .pt2 file and a data.toml "
+        "there",
         "fleet.yaml:23: models: zoo and source are given; give one of zoo, source, bundle and bundles",
         "fleet.yaml:23: name: is missing; name the model",
         "fleet.yaml:24: source: 'digits' is not of the form zoo:NAME; did you mean zoo:digits?",
@@ -220,7 +220,7 @@ models:
         ("name: f\nmodels: 3\n", ["2: models: '3' is no list; give one, with `- name: ...` for each model"]),
         (
             "name: f\nmodels:\n  - {name: a, zoo: digits\n",
-            ["4: this is no YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'; correct it"],
+            ["4: this is no YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'; correct"],
         ),
         (
             "name: f\nmodels: [a]\n---\nname: g\n",
@@ -254,7 +254,9 @@ def test_bytes_that_are_no_utf8_have_a_line(tmp_path: Path) -> None:
 
 
 def test_anchors_are_taken(tmp_path: Path) -> None:
-    text = "name: f\nmodels:\n  - {name: a, zoo: digits, limits: &l {size: 1}}\n  - {name: b, zoo: digits, limits: *l}\n"
+    text = (
+        "name: f\nmodels:\n  - {name: a, zoo: digits, limits: &l {size: 1}}\n  - {name: b, zoo: digits, limits: *l}\n"
+    )
     assert [model.limits for model in read(tmp_path, text).models] == [{"size": 1.0}] * 2
 
 
@@ -268,7 +270,9 @@ def test_a_files_name_is_found_whatever_else_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_thousand_models_are_read_in_no_time(tmp_path: Path) -> None:
-    text = "name: f\nmodels:\n" + "".join(f"  - {{name: m{i}, zoo: digits, seed: {i}, delta: 2}}\n" for i in range(1000))
+    text = "name: f\nmodels:\n" + "".join(
+        f"  - {{name: m{i}, zoo: digits, seed: {i}, delta: 2}}\n" for i in range(1000)
+    )
     start = time.process_time()
     assert len(read(tmp_path, text).models) == 1000
     assert time.process_time() - start < 10.0  # 0.5 s was measured

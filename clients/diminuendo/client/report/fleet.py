@@ -75,7 +75,8 @@ def _summary(report: FleetReport) -> list[str]:
         )
     unknown = sum(row.inside is not None for row in report.rows) - totals.models
     if unknown:
-        told.append(f"{unknown} results are of an older version that said no figures: they are in no sum.")
+        what = "1 result is" if unknown == 1 else f"{unknown} results are"
+        told.append(f"{what} of an older version that said no figures, and in no sum.")
     return told
 
 
