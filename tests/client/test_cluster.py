@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ from rich.console import Console
 from diminuendo.client import Client, Cluster, ClusterNode, Coordinator, Evaluator, EvaluatorState, ServerError
 from diminuendo.client.child import Child
 from diminuendo.client.display.cluster import NOBODY, cluster_view, counts, doing
+from diminuendo.client.display.follow import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.client.conftest import FakeServer, Run
+    from tests.client.conftest import FakeServer, Recorded, Run
 
 JOB = "projects/default/jobs/a"
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -146,6 +148,47 @@ def test_watching_shows_it_again_until_it_is_interrupted(target: str, tmp_path: 
         assert [json.loads(watching.stdout.readline()) for _ in range(2)] == [{"coordinators": []}] * 2
         watching.send_signal(signal.SIGINT)
         assert watching.wait(20) == 130
+
+
+class Screen(io.StringIO):
+    """A terminal's output, and a way to wait for what is to be on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more = threading.Condition()
+
+    def write(self, text: str) -> int:
+        with self._more:
+            self._more.notify_all()
+            return super().write(text)
+
+    def has(self, wanted: str, timeout_s: float = 20) -> bool:
+        with self._more:
+            return self._more.wait_for(lambda: wanted in self.getvalue(), timeout_s)
+
+
+def test_who_follows_a_job_on_a_terminal_sees_what_works_on_it(reported: str) -> None:
+    screen = Screen()
+    console = Console(file=screen, width=80, height=24, force_terminal=True, color_system=None)
+    with Client(reported) as client:
+        job = client.submit("zoo:digits", job_id="a")
+        following = threading.Thread(target=follow, args=(job, console))
+        following.start()
+        assert screen.has("evaluators: 1 busy")
+        assert screen.has("evaluator-0   evaluate #12 first 7.5x, attempt 2")
+        job.cancel()
+        following.join(20)
+        assert not following.is_alive()
+    assert "CANCELLED" in screen.getvalue()
+
+
+def test_who_follows_a_job_on_a_server_that_is_too_old_sees_the_rest(
+    fake: FakeServer, client: Client, recorded: Recorded
+) -> None:
+    name = fake.add(recorded.job(), recorded.events())
+    screen = Screen()
+    assert follow(client.job(name), Console(file=screen, width=80, height=24, force_terminal=True)).name == name
+    assert "SUCCEEDED" in screen.getvalue()
 
 
 def rendered(cluster: Cluster, width: int) -> list[str]:

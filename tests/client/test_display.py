@@ -38,6 +38,7 @@ from diminuendo.engine.search.session import Best, Step
 from diminuendo.engine.search.work import Evaluate, Evaluated, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.client.conftest import Recorded
@@ -216,6 +217,19 @@ def test_a_terminal_gets_the_live_view_and_its_last_frame_stays(events: list[Eve
     frame, _, rest = out.getvalue().rpartition("\x1b[?25h")  # the cursor is shown again
     assert "SUCCEEDED" in frame[-4000:]
     assert rest == "warning CANDIDATE_DIVERGED: candidate 3 diverged\n"
+
+
+def test_a_note_stays_until_something_works_or_happens(events: list[Event]) -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, width=80, height=30, force_terminal=True, color_system=None), View("j"))
+    ends: list[Callable[[], None]] = [lambda: display.working(busy(1)), lambda: display.show(events[0])]
+    for end in ends:
+        display.say(note="loading the engine")
+        assert display._frame.lines(80, 20)[-1].plain == "loading the engine"
+        display.working(())
+        assert display._frame.lines(80, 20)[-1].plain == "loading the engine"
+        end()
+        assert display._frame.lines(80, 20)[-1].plain.startswith("waiting for a coordinator")
 
 
 def test_no_color_has_no_colours(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:

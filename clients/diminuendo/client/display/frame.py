@@ -43,12 +43,14 @@ class Frame:
     Attributes:
         view: What is drawn.
         evaluators: What works on the job now; None while that is not known.
+        said: What goes on until the first event or evaluator tells; empty: nothing.
     """
 
     def __init__(self, view: View, *, now: Callable[[], datetime] | None = None) -> None:
         """Draw `view`."""
         self.view = view
         self.evaluators: tuple[Evaluator, ...] | None = None
+        self.said = ""
         self._now = now or (lambda: datetime.now(UTC))
         self._most = 1
 
@@ -64,7 +66,7 @@ class Frame:
         self._most = max(self._most, len(self.evaluators or ()))
         top = [self._head(width, now), self._bar(width, ascii_only=ascii_only), self._best(), self._left(width, now)]
         body = self._body(width, max(0, height - _FIXED), now, ascii_only=ascii_only)
-        lines = [*top, *body, _foot(view)]
+        lines = [*top, *body, self._foot()]
         for line in lines:
             line.no_wrap = True
             line.truncate(width, overflow="ellipsis")
@@ -88,7 +90,7 @@ class Frame:
         busy = sum(one.state is EvaluatorState.BUSY for one in self.evaluators or ())
         works = f"{progress.works_done} of {progress.works_expected} works" if progress.works_expected else ""
         if busy and not self.view.state.final:
-            works += f", {busy} running"
+            works += f"{', ' if works else ''}{busy} running"
         total = max(progress.works_expected, progress.works_done, 1)
         done = total if self.view.state is JobState.SUCCEEDED else progress.works_done
         cells = max(0, width - _NAME - len(works) - 2)
@@ -106,6 +108,16 @@ class Frame:
     def _left(self, width: int, now: datetime) -> Text:
         line = left_line(self.view, now, narrow=width < _MIDDLE)
         return Text.assemble(f"{'left':<{_NAME}}" if line else "", (line, "dim"))
+
+    def _foot(self) -> Text:
+        """One line: trouble, the last warning, or what is going on."""
+        view = self.view
+        if view.trouble:
+            return Text(text.one_line(view.trouble), style="red")
+        if view.alert and not view.state.final:
+            return Text(text.one_line(view.alert), style="yellow")
+        line = self.said or view.note or (view.reason if view.state.final else view.summary)
+        return Text(text.one_line(line), style="dim")
 
     # --- what there is room for ------------------------------------------------------------------------------
 
@@ -158,15 +170,6 @@ class Frame:
         lines = [Text(_row(heading, columns), style="dim")]
         lines += [Text(_row(_cells(done, wide=width >= WIDE), columns)) for done in self.view.recent[1 - rows :]]
         return lines + [Text()] * (rows - len(lines))
-
-
-def _foot(view: View) -> Text:
-    """One line: trouble, the last warning, or what is going on."""
-    if view.trouble:
-        return Text(text.one_line(view.trouble), style="red")
-    if view.alert and not view.state.final:
-        return Text(text.one_line(view.alert), style="yellow")
-    return Text(text.one_line(view.note or (view.reason if view.state.final else view.summary)), style="dim")
 
 
 def _evaluator(one: Evaluator, width: int, now: datetime) -> Text:

@@ -51,16 +51,19 @@ class LiveDisplay:
 
     def show(self, event: Event) -> None:
         """Draw the job after this event."""
+        self._frame.said = ""
         self._set(advance(self.view, event))
 
     def say(self, *, note: str = "", trouble: str = "") -> None:
-        """Show a note until the next event."""
-        self._set(replace(self.view, note=note or self.view.note, trouble=trouble))
+        """Show a note until the next event, or until something works on the job."""
+        self._frame.said = note
+        self._set(replace(self.view, trouble=trouble))
 
     def working(self, evaluators: tuple[Evaluator, ...] | None) -> None:
         """Show what works on the job now; None where that is not known any more. From any thread."""
         if evaluators != self._frame.evaluators:
             self._frame.evaluators = evaluators
+            self._frame.said = "" if evaluators else self._frame.said
             self._news.set()
 
     def _set(self, view: View) -> None:

@@ -14,6 +14,7 @@ from diminuendo.client.types import (
     JobState,
     Leased,
     Progress,
+    Stage,
     StateChanged,
     StepCommitted,
     Updated,
@@ -23,6 +24,8 @@ from diminuendo.client.types import (
 _RECENT = 12
 _CANDIDATES = 1000
 _PACE = 33
+_PACED = (Stage.EXPLORE, Stage.ANNEAL, Stage.CERTIFY)
+"""Works before these take another time than the ones that are still to come."""
 _WAITING = "waiting for a coordinator; evaluators take some seconds to start"
 _LEASED = "the search has started"
 _NO_PROGRESS = Progress()
@@ -101,8 +104,9 @@ def advance(view: View, event: Event) -> View:
         case Leased():
             return replace(view, note=_LEASED)
         case StepCommitted():
-            pace = (*view.pace, (event.time, event.progress.works_done))[-_PACE:]
-            return replace(view, progress=event.progress, summary=event.summary, note="", alert="", pace=pace)
+            pace = (*view.pace, (event.time, event.progress.works_done)) if event.progress.stage in _PACED else ()
+            view = replace(view, progress=event.progress, summary=event.summary, note="", alert="")
+            return replace(view, pace=pace[-_PACE:])
         case EvaluationFinished():
             view = _evaluated(view, event) if event.kind == "evaluate" else view
             return replace(view, recent=(*view.recent, event)[-_RECENT:], note="")
