@@ -62,7 +62,7 @@ class Frame:
 
     def lines(self, width: int, height: int, *, ascii_only: bool = False) -> list[Text]:
         """Exactly so many lines, none wider than that, where there are at least 60 columns and 14 lines."""
-        view, now = self.view, self._now()
+        now = self._now()
         self._most = max(self._most, len(self.evaluators or ()))
         top = [self._head(width, now), self._bar(width, ascii_only=ascii_only), self._best(), self._left(width, now)]
         body = self._body(width, max(0, height - _FIXED), now, ascii_only=ascii_only)
