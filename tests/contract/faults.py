@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from diminuendo.services.common.errors import StoreUnavailableError
-from diminuendo.services.conductor.store.base import Store
+from diminuendo.services.conductor.store.base import FleetStore, Store
 
 LOCAL = frozenset({"subscribe", "close"})
 """What does not go to a database."""
@@ -22,12 +22,14 @@ class FaultyStore:
 
     Attributes:
         failed: How many calls failed, by method and moment.
+        fleets: The store's fleets, wrapped alike.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store | FleetStore) -> None:
         self._store = store
         self._made = Counter[str]()
         self.failed = Counter[tuple[str, str]]()
+        self.fleets = FaultyStore(store.fleets) if hasattr(store, "fleets") else None
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         real: Callable[..., Any] = getattr(self._store, method)

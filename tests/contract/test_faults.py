@@ -18,6 +18,8 @@ import pytest
 from diminuendo.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
+    fleet_service_pb2,
+    fleet_service_pb2_grpc,
     job_pb2,
     job_service_pb2,
     job_service_pb2_grpc,
@@ -92,7 +94,7 @@ async def served(store: Store, folder: Path, now: list[int]) -> AsyncIterator[st
         max_artifact_bytes=2**30,
         max_bundle_bytes=2**30,
     )
-    port = await server.start("127.0.0.1", 0)
+    port, _ = await server.start("127.0.0.1", 0)
     try:
         yield f"127.0.0.1:{port}"
     finally:
@@ -112,6 +114,7 @@ def live(target: str) -> list[job_pb2.JobEvent]:
             )
             assert again(lambda create=create: jobs.CreateJob(create, timeout=10)).name.endswith(job_id)  # type: ignore[misc]
         handled(jobs)
+        fleeted(fleet_service_pb2_grpc.FleetServiceStub(channel))
         sent(artifact_service_pb2_grpc.ArtifactServiceStub(channel))
         asking = v1.LeaseJobRequest(coordinator="c", request_id="lease")
         given = conductor.call(conductor.stub.LeaseJob, asking, until=time.monotonic() + 20).lease
@@ -186,6 +189,27 @@ def handled(jobs: job_service_pb2_grpc.JobServiceStub) -> None:
     again(lambda: jobs.CancelJob(second, timeout=10))
 
 
+def fleeted(fleets: fleet_service_pb2_grpc.FleetServiceStub) -> None:
+    """Have a fleet of many models made, cancelled, tried again and forgotten."""
+    name = "projects/p/fleets/f"
+    create = fleet_service_pb2.CreateFleetRequest(parent="projects/p", fleet_id="f", allow_existing=True)
+    spec = job_pb2.JobSpec(zoo="digits", delta=1.0)
+    models = [fleet_service_pb2.FleetModel(model=f"m{i}", job=job_pb2.Job(spec=spec)) for i in range(40)]
+    batch = fleet_service_pb2.BatchCreateJobsRequest(parent=name, models=models)
+    cancel = fleet_service_pb2.CancelFleetRequest(name=name)
+    retry = fleet_service_pb2.RetryFleetRequest(name=name)
+    watch = fleet_service_pb2.WatchFleetRequest(name=name)
+    delete = fleet_service_pb2.DeleteFleetRequest(name=name, allow_missing=True)
+    again(lambda: fleets.CreateFleet(create, timeout=10))
+    made = again(lambda: fleets.BatchCreateJobs(batch, timeout=10))
+    assert [one.job.name for one in made.models] == [f"projects/p/jobs/f-m{i}" for i in range(40)]
+    assert again(lambda: fleets.CancelFleet(cancel, timeout=10)).counts.models == 40
+    assert not again(lambda: fleets.RetryFleet(retry, timeout=10)).models
+    told = again(lambda: list(fleets.WatchFleet(watch, timeout=10)))
+    assert {job.state for message in told for job in message.jobs} == {job_pb2.JOB_STATE_CANCELLED}
+    again(lambda: fleets.DeleteFleet(delete, timeout=10))
+
+
 async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_path: Path, now: list[int]) -> None:
     plain: Store = await asyncio.to_thread(SqlStore.open, f"sqlite:///{tmp_path / 'plain.db'}", clock=lambda: now[0])
     async with served(plain, tmp_path / "artifacts", now) as target:
@@ -202,6 +226,10 @@ async def test_a_life_among_faults_is_the_life_without(open_store: Open, tmp_pat
     for method in (*asked, *written, *kept, "read_events", "get_evaluations"):
         assert faults.failed[method, "before"] >= 1, method
         assert faults.failed[method, "after"] >= 1, method
+    assert faults.fleets is not None
+    for method in ("create", "create_jobs", "cancel", "retry", "delete", "get", "models_after"):
+        assert faults.fleets.failed[method, "before"] >= 1, method
+        assert faults.fleets.failed[method, "after"] >= 1, method
     assert faults.failed["commit_step", "after"] == EVALUATIONS
     assert faults.failed["report_evaluation", "after"] == EVALUATIONS
     assert faults.failed["report_attempt", "after"] == EVALUATIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from diminuendo.v1 import job_pb2
@@ -114,15 +115,19 @@ async def test_each_model_gets_one_job_however_often_it_is_asked_for(store: Stor
     assert [event.sequence for event in (await store.read_events(job.name)).events] == [1]
 
 
-async def test_the_same_batch_twice_at_the_same_time_makes_one_job_of_each(open_store: Open) -> None:
+@pytest.mark.parametrize("by_chance", [False, True], ids=["names that meet", "names by chance"])
+async def test_the_same_batch_twice_at_the_same_time_makes_one_job_of_each(open_store: Open, by_chance: bool) -> None:
     stores = [await open_store(), await open_store()]
     await stores[0].fleets.create(new_fleet())
     models = [f"m{i}" for i in range(2 * JOBS_TOGETHER)]
+    if by_chance:
+        for one in models:
+            await stores[0].create_job(replace(wanted(one).new, name=f"projects/p/jobs/f-{one}", fleet="", model=""))
     batches = (add(stores[i % 2], *(models if i % 3 else reversed(models))) for i in range(6))
     outcomes = await asyncio.gather(*batches)
     assert all(one.error is None for made in outcomes for one in made)
     assert sum(one.created for made in outcomes for one in made) == len(models)
-    listed = await stores[1].list_jobs(Listing(limit=1000))
+    listed = await stores[1].list_jobs(Listing(limit=1000, fleet=FLEET))
     assert sorted(job.model for job in listed) == sorted(models)
 
 
@@ -177,10 +182,10 @@ async def test_names_are_cleaned_short_and_free(store: Store) -> None:
 async def test_a_fleet_takes_no_more_models_than_one_may_have(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "MAX_MODELS", 2)
     await store.fleets.create(new_fleet())
-    outcomes = await add(store, "a", "b", "c", "a")
-    assert [type(one.error) for one in outcomes[:3]] == [type(None), type(None), FleetFullError]
-    (again,) = await add(store, "a")
-    assert again.error is None
+    outcomes = await add(store, "a", "b", "c")
+    assert [type(one.error) for one in outcomes] == [type(None), type(None), FleetFullError]
+    outcomes = await add(store, "d", "a")
+    assert [type(one.error) for one in outcomes] == [FleetFullError, type(None)]
 
 
 async def test_counts_are_of_the_newest_jobs(store: Store, now: list[int]) -> None:

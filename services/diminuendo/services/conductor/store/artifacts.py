@@ -6,7 +6,7 @@ the time when that was found, and the list is gone through again and again; see 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, insert, or_, select, update
@@ -62,6 +62,14 @@ def hold_by_job(tx: Transaction, job_id: int, sha256s: Collection[str]) -> None:
     if new:
         tx.connection.execute(insert(job_artifacts), new)
     _unlist(tx, sha256s)
+
+
+def hold_by_new_jobs(tx: Transaction, bundles: Mapping[int, str]) -> None:
+    """Note which bundles jobs are about, by the ids of jobs that hold nothing yet."""
+    if bundles:
+        held = [{"job_id": job_id, "sha256": sha256} for job_id, sha256 in bundles.items()]
+        tx.connection.execute(insert(job_artifacts), held)
+        _unlist(tx, set(bundles.values()))
 
 
 def _unlist(tx: Transaction, sha256s: Collection[str]) -> None:
@@ -123,11 +131,19 @@ def is_listed(connection: Connection, sha256: str) -> bool:
 
 def want(tx: Transaction, sha256: str) -> bool:
     """Have the content wait for a full time from now; False when it is on its way out already."""
-    removing = tx.connection.execute(
-        select(garbage.c.removing).where(garbage.c.sha256 == sha256).with_for_update()
-    ).scalar_one_or_none()
-    tx.connection.execute(update(garbage).where(garbage.c.sha256 == sha256, ~garbage.c.removing).values(since=tx.now))
-    return not removing
+    return not want_all(tx, [sha256])
+
+
+def want_all(tx: Transaction, sha256s: Collection[str]) -> frozenset[str]:
+    """Have content wait for a full time from now; returned is what is on its way out already."""
+    if not sha256s:
+        return frozenset()
+    listed = select(garbage.c.sha256, garbage.c.removing).where(garbage.c.sha256.in_(sha256s))
+    found = tx.connection.execute(listed.order_by(garbage.c.sha256).with_for_update()).all()
+    waiting = [row.sha256 for row in found if not row.removing]
+    if waiting:
+        tx.connection.execute(update(garbage).where(garbage.c.sha256.in_(waiting)).values(since=tx.now))
+    return frozenset(row.sha256 for row in found if row.removing)
 
 
 def want_evaluations(tx: Transaction, keys: Collection[str]) -> None:

@@ -75,11 +75,19 @@ class FleetStore(Protocol):
     async def create_jobs(
         self, name: str, wanted: Sequence[WantedModel], *, replace_changed: bool = False
     ) -> Sequence[ModelOutcome]:
-        """Create a job for each of some models that is to get one, see `fleets.wants_job`; what came of each."""
+        """Create a job for each of some models that is to get one, see `fleets.wants_job`; what came of each.
+
+        Args:
+            wanted: Each model once.
+        """
         ...
 
     async def retry(self, name: str, models: Sequence[str] = ()) -> Sequence[ModelOutcome]:
-        """Try models again, see `retry_job`; without any named, all whose newest job failed. What came of each."""
+        """Try models again, see `retry_job`; what came of each.
+
+        Args:
+            models: Each once; none: all whose newest job failed.
+        """
         ...
 
     async def cancel(self, name: str) -> Fleet:

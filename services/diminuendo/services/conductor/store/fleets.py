@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import (
@@ -78,7 +78,7 @@ _FAILED = select(jobs.c.model).where(_IS_NEWEST, jobs.c.state == State.FAILED.na
 _BY_IDS = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 _ACTIVE = select(jobs.c.name).where(jobs.c.fleet == _FLEET, jobs.c.state.not_in(_FINAL)).limit(1)
 _OLDEST = select(jobs).where(jobs.c.fleet == _FLEET).order_by(jobs.c.id).limit(REMOVED_TOGETHER).with_for_update()
-_TAKEN = select(jobs.c.id).where(jobs.c.name == bindparam("name"))
+_TAKEN = select(jobs.c.name).where(jobs.c.name.in_(bindparam("names", expanding=True)))
 
 
 def create(tx: Transaction, new: NewFleet, *, allow_existing: bool) -> Fleet:
@@ -197,61 +197,83 @@ def create_jobs(
     _lock(tx, name)
     known = _known(tx, name, [one.new.model for one in wanted])
     room = fleet_rules.MAX_MODELS - tx.connection.execute(_MODEL_COUNT, {"fleet": name}).scalar_one()
-    outcomes = list[ModelOutcome]()
+    outcomes, new = dict[str, ModelOutcome](), list[NewJob]()
     for one in wanted:
-        before = known.get(one.new.model)
+        model, before = one.new.model, known.get(one.new.model)
         newest = before.job if before else None
         try:
             if fleet_rules.wants_job(one, newest, replace_changed=replace_changed, room=room):
-                made = _add(tx, one.new, before.tries if before else 0)
                 room -= before is None
-                outcomes.append(ModelOutcome(one.new.model, job=made, created=True))
+                new.append(one.new)
             else:
-                outcomes.append(ModelOutcome(one.new.model, job=newest))
+                outcomes[model] = ModelOutcome(model, job=newest)
         except DiminuendoError as error:
-            outcomes.append(ModelOutcome(one.new.model, error, newest))
+            outcomes[model] = ModelOutcome(model, error, newest)
+    outcomes |= _add(tx, new, known)
+    return [outcomes[one.new.model] for one in wanted]
+
+
+def _add(tx: Transaction, new: Sequence[NewJob], known: Mapping[str, _Known]) -> dict[str, ModelOutcome]:
+    """Store jobs of models, under free names; those whose bundles are gone are refused."""
+    leaving = artifacts.want_all(tx, {bundle for one in new if (bundle := bundle_of(one.spec)) is not None})
+    outcomes, whole = dict[str, ModelOutcome](), list[NewJob]()
+    for one in new:
+        if bundle_of(one.spec) in leaving:
+            before = known.get(one.model)
+            outcomes[one.model] = ModelOutcome(one.model, missing(one.spec.bundle), before.job if before else None)
+        else:
+            whole.append(one)
+    for job in store_new(tx, _named(tx, whole, known)):
+        outcomes[job.model] = ModelOutcome(job.model, job=job, created=True)
     return outcomes
 
 
-def _add(tx: Transaction, new: NewJob, tries: int) -> Job:
-    """Store a job under a free name. BundleMissingError, before anything is written, when its bundle is gone."""
-    bundle = bundle_of(new.spec)
-    if bundle is not None and not artifacts.want(tx, bundle):
-        raise missing(new.spec.bundle)
+def _named(tx: Transaction, new: Sequence[NewJob], known: Mapping[str, _Known]) -> list[NewJob]:
+    """The jobs with names, each the best one that is free."""
+    choices = [_names(one, known[one.model].tries if one.model in known else 0) for one in new]
+    first = [next(names) for names in choices]
+    taken = set(tx.connection.execute(_TAKEN, {"names": first}).scalars())
+    named = list[NewJob]()
+    for one, name, others in zip(new, first, choices, strict=True):
+        while name in taken:
+            name = next(others)
+            taken |= set(tx.connection.execute(_TAKEN, {"names": [name]}).scalars())
+        taken.add(name)
+        named.append(replace(one, name=name))
+    return named
+
+
+def _names(new: NewJob, tries: int) -> Iterator[str]:
     ids = fleet_rules.job_ids(new.fleet.rpartition("/")[2], new.model, tries)
-    names = (f"projects/{new.project}/jobs/{job_id}" for job_id in ids)
-    name = next(name for name in names if tx.connection.execute(_TAKEN, {"name": name}).first() is None)
-    return store_new(tx, replace(new, name=name))
+    return (f"projects/{new.project}/jobs/{job_id}" for job_id in ids)
 
 
 def retry(tx: Transaction, name: str, models: Sequence[str]) -> list[ModelOutcome]:
     """Try each of these models again whose newest job failed or was cancelled."""
     _lock(tx, name)
     known = _known(tx, name, models)
-    outcomes = list[ModelOutcome]()
+    outcomes, new = dict[str, ModelOutcome](), list[NewJob]()
     for model in models:
         before = known.get(model)
+        if before is None:
+            outcomes[model] = ModelOutcome(model, fleet_rules.no_model(name, model))
+            continue
         try:
-            if before is None:
-                raise fleet_rules.no_model(name, model)
-            made = _add(tx, job_rules.retry(before.job, before.job.name), before.tries)
-            outcomes.append(ModelOutcome(model, job=made, created=True))
+            new.append(job_rules.retry(before.job, before.job.name))
         except DiminuendoError as error:
-            outcomes.append(ModelOutcome(model, error, before.job if before else None))
-    return outcomes
+            outcomes[model] = ModelOutcome(model, error, before.job)
+    outcomes |= _add(tx, new, known)
+    return [outcomes[model] for model in models]
 
 
 def cancel(tx: Transaction, name: str, after: int) -> int | None:
     """Ask for the end of some newest jobs that have not ended, behind the one of an id; None once there are none."""
     _lock(tx, name)
-    last = None
-    for row in tx.connection.execute(_UNFINISHED, {"fleet": name, "after": after}).mappings().all():
-        job = rows.to_job(row)
-        draft = job_rules.cancel(job, tx.now)
-        store_draft(tx, draft)
-        tx.parting |= draft.job.state.parting
-        last = job.id
-    return last
+    found = tx.connection.execute(_UNFINISHED, {"fleet": name, "after": after}).mappings()
+    drafts = [job_rules.cancel(rows.to_job(row), tx.now) for row in found]
+    store_draft(tx, *drafts)
+    tx.parting |= any(draft.job.state.parting for draft in drafts)
+    return drafts[-1].job.id if drafts else None
 
 
 def remove_some(tx: Transaction, name: str) -> bool:

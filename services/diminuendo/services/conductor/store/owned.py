@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sqlalchemy import bindparam, insert, select
@@ -39,20 +39,33 @@ def _create(tx: Transaction, new: NewJob, request: RequestId | None) -> Job:
     bundle = bundle_of(new.spec)
     if bundle is not None and not artifacts.want(tx, bundle):
         raise missing(new.spec.bundle)
-    job = store_new(tx, new)
+    draft = rules.create(new, tx.now)
+    job = _stored(tx, draft, rows.add(tx.connection, draft.job))
+    rows.append(tx.connection, job.id, draft)
+    if bundle is not None:
+        artifacts.hold_by_new_jobs(tx, {job.id: bundle})
     _remember(tx, request, job.id)
     return job
 
 
-def store_new(tx: Transaction, new: NewJob) -> Job:
-    """Store a new job whose name is free and whose bundle is wanted."""
-    draft = rules.create(new, tx.now)
-    key = rows.add(tx.connection, draft.job)
-    bundle = bundle_of(new.spec)
-    if bundle is not None:
-        artifacts.hold_by_job(tx, key, {bundle})
-    rows.append(tx.connection, key, draft)
-    tx.written.add(new.name)
+def store_new(tx: Transaction, new: Sequence[NewJob]) -> list[Job]:
+    """Store new jobs, whose names are free and whose bundles are wanted."""
+    if not new:
+        return []
+    drafts = [rules.create(one, tx.now) for one in new]
+    made = [
+        _stored(tx, draft, key)
+        for draft, key in zip(drafts, rows.add_all(tx.connection, [draft.job for draft in drafts]), strict=True)
+    ]
+    rows.append_all(tx.connection, zip((job.id for job in made), drafts, strict=True))
+    bundles = {job.id: bundle for job in made if (bundle := bundle_of(job.spec)) is not None}
+    artifacts.hold_by_new_jobs(tx, bundles)
+    return made
+
+
+def _stored(tx: Transaction, draft: rules.Draft, key: int) -> Job:
+    """A new job as it is stored, which others are to be told of."""
+    tx.written.add(draft.job.name)
     tx.tell(draft.job, draft.events)
     tx.queue = True
     return replace(draft.job, id=key)
@@ -120,12 +133,16 @@ def store_row(tx: Transaction, job: Job) -> None:
     tx.written.add(job.name)
 
 
-def store_draft(tx: Transaction, draft: rules.Draft) -> None:
-    """Store a changed job with its events, if it has any."""
-    store_row(tx, draft.job)
-    if draft.events:
-        rows.append(tx.connection, draft.job.id, draft)
-        tx.tell(draft.job, draft.events)
+def store_draft(tx: Transaction, *drafts: rules.Draft) -> None:
+    """Store changed jobs with their events, if they have any."""
+    if not drafts:
+        return
+    rows.save(tx.connection, *(draft.job for draft in drafts))
+    rows.append_all(tx.connection, [(draft.job.id, draft) for draft in drafts])
+    for draft in drafts:
+        tx.written.add(draft.job.name)
+        if draft.events:
+            tx.tell(draft.job, draft.events)
 
 
 def _answered(tx: Transaction, request: RequestId | None) -> Job | None:

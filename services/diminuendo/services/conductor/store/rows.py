@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from diminuendo.v1 import job_pb2
@@ -32,6 +32,7 @@ _BY_NAME = select(jobs).where(jobs.c.name == bindparam("name"))
 _BY_NAME_FOR_UPDATE = _BY_NAME.with_for_update()
 _BY_NAMES = select(jobs).where(jobs.c.name.in_(bindparam("names", expanding=True)))
 _INSERT_JOB = insert(jobs)
+_INSERT_JOBS = insert(jobs).returning(jobs.c.id, sort_by_parameter_order=True)
 _UPDATE_JOB = update(jobs).where(jobs.c.id == bindparam("job"))
 _INSERT_EVENT = insert(events)
 _IDS: BindParameter[list[int]] = bindparam("ids", expanding=True)
@@ -133,6 +134,16 @@ def _not_found(name: str) -> JobNotFoundError:
 
 def add(connection: Connection, job: Job) -> int:
     """Store a new job and return its id."""
+    key = connection.execute(_INSERT_JOB, _columns(job)).inserted_primary_key
+    return int(key[0]) if key else 0
+
+
+def add_all(connection: Connection, jobs: Sequence[Job]) -> list[int]:
+    """Store new jobs and return their ids, which rise in this order."""
+    return list(connection.execute(_INSERT_JOBS, [_columns(job) for job in jobs]).scalars())
+
+
+def _columns(job: Job) -> dict[str, Any]:
     fixed = {
         "name": job.name,
         "project": job.project,
@@ -143,17 +154,22 @@ def add(connection: Connection, job: Job) -> int:
         "model": job.model,
         "trace_parent": job.trace_parent,
     }
-    key = connection.execute(_INSERT_JOB, fixed | _mutable(job)).inserted_primary_key
-    return int(key[0]) if key else 0
+    return fixed | _mutable(job)
 
 
-def save(connection: Connection, job: Job) -> None:
-    """Store a changed job."""
-    connection.execute(_UPDATE_JOB, {"job": job.id, **_mutable(job)})
+def save(connection: Connection, *jobs: Job) -> None:
+    """Store changed jobs, one at least."""
+    changed = [{"job": job.id, **_mutable(job)} for job in jobs]
+    connection.execute(_UPDATE_JOB, changed if len(changed) > 1 else changed[0])
 
 
 def append(connection: Connection, job_id: int, draft: Draft) -> None:
     """Store a draft's events."""
+    append_all(connection, [(job_id, draft)])
+
+
+def append_all(connection: Connection, drafts: Iterable[tuple[int, Draft]]) -> None:
+    """Store the events of drafts, each with the id of its job."""
     rows = [
         {
             "job_id": job_id,
@@ -161,6 +177,7 @@ def append(connection: Connection, job_id: int, draft: Draft) -> None:
             "kind": event.WhichOneof("kind"),
             "body": event.SerializeToString(),
         }
+        for job_id, draft in drafts
         for event in draft.events
     ]
     if rows:
