@@ -125,18 +125,19 @@ class KubeApi:
                 "cluster='kuberay' needs the kubernetes client; install it: pip install 'diminuendo[kubernetes]'"
             ) from None
         settings = client.Configuration()
-        in_pod = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and not os.environ.get("KUBECONFIG")
+        file = os.environ.get("KUBECONFIG")  # the client has read it when it was imported
+        in_pod = not file and bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
         try:
             if in_pod:
                 config.load_incluster_config(client_configuration=settings)
             else:
-                config.load_kube_config(client_configuration=settings)
+                config.load_kube_config(file, client_configuration=settings)
         except (config.ConfigException, OSError) as error:
             raise StartError(
                 f"cluster='kuberay': no Kubernetes cluster is configured ({error}); run in a pod with a service "
                 "account, or set KUBECONFIG"
             ) from None
-        self.namespace = namespace or _namespace(in_pod)
+        self.namespace = namespace or _namespace(file, in_pod=in_pod)
         settings.retries = False  # who tries again, and when, is decided here
         settings.socket_options = [*HTTPConnection.default_socket_options, *_KEEPALIVE]
         self._client = client.ApiClient(settings)
@@ -317,12 +318,12 @@ def _seconds(given: str) -> float:
         return 0.0
 
 
-def _namespace(in_pod: bool) -> str:
+def _namespace(file: str | None, *, in_pod: bool) -> str:
     from kubernetes import config
 
     if in_pod:
         return _SERVICE_ACCOUNT.read_text().strip()
-    _, current = config.list_kube_config_contexts()
+    _, current = config.list_kube_config_contexts(file)
     return str(current["context"].get("namespace") or "default")
 
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diminuendo.services.common import logs
 from diminuendo.services.conductor.clusters import manifest
@@ -189,10 +189,10 @@ class KubeRayProvider:
         if cluster.annotations.get(manifest.DIGEST) != self._template.digest:
             return await self._end(known, cluster, "the template has changed")
         decided = plan(self._clock(), asked, cluster.replicas, self._template.groups, self._policy, known.memory)
-        known.memory = decided.memory
         if decided.delete:
             return await self._end(known, cluster, f"not used for {self._policy.keep_s:g} s")
-        await self._size(known, cluster, decided)
+        if await self._size(known, cluster, decided):
+            known.memory = decided.memory  # before that the next round is to decide the same
         return decided.due
 
     async def _create(self, name: str, known: _Known, asked: Demand) -> None:
@@ -225,22 +225,23 @@ class KubeRayProvider:
             "remove it, or choose another cluster_instance"
         )
 
-    async def _size(self, known: _Known, cluster: RayCluster, decided: Plan) -> None:
-        """Set its size, and have a coordinator there when it has workers."""
+    async def _size(self, known: _Known, cluster: RayCluster, decided: Plan) -> bool:
+        """Set its size, and have a coordinator there when it has workers; whether it is as decided."""
         groups, wanted = self._template.groups, decided.replicas
         ready = _ready(self._template, cluster)
         if not capacity(groups, wanted):
-            if not known.placement.withdraw():
-                return  # it gives its jobs back first; when it has, there is another round
+            if not known.placement.withdraw(self._address(cluster)):
+                return False  # it gives its jobs back first; when it has, there is another round
         elif ready and (address := self._address(cluster)):
             known.placement.want(Wanted(address, ready, capacity(groups, wanted)))
         if dict(wanted) != {group.name: cluster.replicas.get(group.name, 0) for group in groups}:
             await asyncio.to_thread(self._api.scale, cluster, wanted)
             log.info("cluster_scaled", cluster=cluster.name, before=dict(cluster.replicas), replicas=dict(wanted))
+        return True
 
     async def _end(self, known: _Known, cluster: RayCluster, reason: str) -> float | None:
         """Remove it, once its coordinator has given its jobs back."""
-        if not known.placement.withdraw():
+        if not known.placement.withdraw(self._address(cluster)):
             return None
         await asyncio.to_thread(self._api.delete, cluster)
         log.info("cluster_deleted", cluster=cluster.name, uid=cluster.uid, reason=reason)
@@ -253,22 +254,29 @@ class KubeRayProvider:
         return self._dashboard.format(service=cluster.service, namespace=self._api.namespace, name=cluster.name)
 
     def status(self) -> Sequence[ClusterStatus]:
-        """The clusters that there are, as last seen."""
+        """The clusters that there are, as last seen, and those that there should be and cannot."""
         found = (self._watcher.clusters if self._watcher is not None else None) or {}
-        return tuple(self._status(name, found[name]) for name in sorted(found))
+        troubled = {name for name, known in self._known.items() if known.trouble}
+        return tuple(self._status(name, found.get(name)) for name in sorted(found.keys() | troubled))
 
-    def _status(self, name: str, cluster: RayCluster) -> ClusterStatus:
+    def _status(self, name: str, cluster: RayCluster | None) -> ClusterStatus:
         known = self._known.get(name)
-        return ClusterStatus(
-            name=name,
+        about = ClusterStatus(
+            name,
+            project=known.project if known else "",
+            coordinator=known.placement.state if known else "absent",
+            trouble=(known.trouble or known.placement.trouble) if known else "",
+        )
+        if cluster is None:
+            return about
+        return replace(
+            about,
             project=cluster.annotations.get(manifest.PROJECT, ""),
             address=self._address(cluster),
             state="deleting" if cluster.deleting else cluster.state or "pending",
             workers_wanted=sum(cluster.replicas.values()),
             workers_ready=cluster.ready,
             gpus=sum(group.gpus * cluster.replicas.get(group.name, 0) for group in self._template.groups),
-            coordinator=known.placement.state if known else "absent",
-            trouble=(known.trouble or known.placement.trouble) if known else "",
         )
 
 

@@ -101,27 +101,29 @@ def leader_for(url: str, instance: str) -> Leader:
     return Elected(url, instance) if make_url(url).get_backend_name() == POSTGRES else Alone()
 
 
-async def while_leading(leader: Leader, act: Callable[[], Awaitable[None]], *, look_s: float = LOOK_S) -> None:
+async def while_leading(leader: Leader, act: Callable[[], Awaitable[None]]) -> None:
     """Act for as long as this conductor may, again and again, until cancelled. What `act` raises is raised."""
     try:
         while True:
             if await leader.holds():
                 log.info("leading")
-                await _act(leader, act, look_s)
+                await _act(leader, act)
                 log.info("not_leading")
-            await asyncio.sleep(look_s)
+            await asyncio.sleep(LOOK_S)
     finally:
         await leader.close()
 
 
-async def _act(leader: Leader, act: Callable[[], Awaitable[None]], look_s: float) -> None:
+async def _act(leader: Leader, act: Callable[[], Awaitable[None]]) -> None:
     task = asyncio.ensure_future(act())
     try:
         while await leader.holds():
-            done, _ = await asyncio.wait({task}, timeout=look_s)
+            done, _ = await asyncio.wait({task}, timeout=LOOK_S)
             if done:
                 return task.result()
+        task.cancel()
+        await asyncio.wait({task})
+        return None if task.cancelled() else task.result()
     finally:
         task.cancel()
         await asyncio.wait({task})
-    return None

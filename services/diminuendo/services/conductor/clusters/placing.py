@@ -77,7 +77,7 @@ class Placement:
         self._backoff = Backoff(FIRST_DELAY_S, LAST_DELAY_S)
         self._not_before = self._ready_since = self._withdrawn = 0.0
         self._running, self._stopping, self._told = "", "", ""
-        self._began = 0.0
+        self._began, self._looked = 0.0, False
 
     def want(self, wanted: Wanted) -> None:
         """Have it run there."""
@@ -88,14 +88,21 @@ class Placement:
         self._wanted = self._last = wanted
         self._wake.set()
 
-    def withdraw(self) -> bool:
-        """Have it end; whether it has."""
-        if self._wanted is not None:
+    def withdraw(self, address: str = "") -> bool:
+        """Have it end; whether it has.
+
+        Args:
+            address: Where one may run that was placed there before our time; empty: nowhere.
+        """
+        unseen = address and self._last is None and not self._looked
+        if self._wanted is not None or unseen:
+            self._last = self._wanted or Wanted(address)
             self._wanted, self._withdrawn = None, self._clock()
+            self._be("stopping")
             self._wake.set()
         if self.state != "absent" and self._clock() >= self._withdrawn + WITHDRAW_S:
             log.warning("coordinator_given_up", coordinator=self.name, after_s=WITHDRAW_S, reason=self.trouble)
-            self._last = None
+            self._last, self._looked = None, True
             self._be("absent")
         return self.state == "absent"
 
@@ -117,6 +124,7 @@ class Placement:
     async def _step(self, jobs: RayJobs) -> float | None:
         """One look, and what follows from it; for how long there is nothing to do after that, None: for ever."""
         found = await asyncio.to_thread(jobs.list)
+        self._looked = True
         job = next((job for job in found if not job.ended), None)
         if job is None:
             return await self._start(jobs, found)

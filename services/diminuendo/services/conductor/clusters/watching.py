@@ -29,7 +29,7 @@ class Watcher(threading.Thread):
         """
         super().__init__(name="rayclusters", daemon=True)
         self._api, self._selector, self._changed = api, selector, changed
-        self._stop = threading.Event()
+        self._told = threading.Event()
         self._open: Watch | None = None
         self._known: Mapping[str, RayCluster] | None = None
         self._seen = ""
@@ -43,7 +43,7 @@ class Watcher(threading.Thread):
 
     def stop(self) -> None:
         """End the thread."""
-        self._stop.set()
+        self._told.set()
         watch = self._open
         if watch is not None:
             watch.close()
@@ -52,13 +52,13 @@ class Watcher(threading.Thread):
     def run(self) -> None:
         """Follow until told to stop."""
         version = ""
-        while not self._stop.is_set():
+        while not self._told.is_set():
             try:
                 version = version or self._list()
                 version = self._follow(version)
                 self.trouble = ""
             except KubeError as error:
-                if self._stop.is_set():
+                if self._told.is_set():
                     return
                 version = self._after(error, version)
 
@@ -70,7 +70,7 @@ class Watcher(threading.Thread):
             log.error("rayclusters_forbidden", reason=str(error), remedy="grant get, list and watch", again_in_s=delay)
         else:
             log.warning("watch_failed", status=error.status, reason=str(error), again_in_s=round(delay, 2))
-        self._stop.wait(delay)
+        self._told.wait(delay)
         return self._seen if error.status == 0 and version else ""
 
     def _list(self) -> str:
@@ -84,7 +84,7 @@ class Watcher(threading.Thread):
         self._seen = version
         self._open = watch = self._api.watch(self._selector, version)
         try:
-            if self._stop.is_set():
+            if self._told.is_set():
                 return version
             for change in watch:
                 self._backoff.reset()
