@@ -115,7 +115,7 @@ def totals_line(totals: Totals) -> str:
         return ""
     return (
         f"{totals.params:,} -> {totals.params_after:,} params ({_ratio(totals.params, totals.params_after)}),"
-        f" {totals.size_mb_saved:.2f} of {totals.size_mb:.2f} MB saved, by {totals.models} models"
+        f" {totals.size_mb_saved:.2f} of {totals.size_mb:.2f} MB saved, by {totals.models} model{'s' if totals.models > 1 else ''}"
     )
 
 

@@ -86,19 +86,22 @@ def asked_table(models: Iterable[FleetModel], sources: Mapping[str, str]) -> Tab
     return table
 
 
-def statuses_table(statuses: Iterable[ModelStatus]) -> Table:
-    """What came of each model of a submission."""
+def show_statuses(console: Console, statuses: Sequence[ModelStatus]) -> None:
+    """What came of each model of a submission or a retry, then why some did not get what was asked for."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    for _ in range(4):
+        table.add_column(no_wrap=True, overflow="ellipsis")
     for status in statuses:
         word, style = came_of(status)
-        told = "" if status.refusal is None else text.one_line(status.refusal.message)
-        if not told and status.job is not None:
-            told = status.job.name if status.created else f"{status.job.state.value}, {status.job.name}"
-        table.add_row(Text(status.model), Text(word, style=style), Text(told))
-    return table
+        state, name = ("", "") if status.job is None else (status.job.state.value.lower(), status.job.name)
+        table.add_row(Text(status.model), Text(word, style=style), state, name)
+    if statuses:
+        console.print(table)
+    for status in statuses:
+        if status.refusal is not None:
+            line = f"{status.model}: {text.one_line(status.refusal.message)}"
+            console.print(Text(line, style=came_of(status)[1]), soft_wrap=True)
+    console.print(Text(_statuses_line(statuses)))
 
 
 def came_of(status: ModelStatus) -> tuple[str, str]:
@@ -108,7 +111,7 @@ def came_of(status: ModelStatus) -> tuple[str, str]:
     return ("created", "green") if status.created else ("already there", "dim")
 
 
-def statuses_line(statuses: Sequence[ModelStatus]) -> str:
+def _statuses_line(statuses: Sequence[ModelStatus]) -> str:
     """``3 created, 10 already there, 1 refused``."""
     words = [came_of(status)[0] for status in statuses]
     return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no models"
@@ -134,7 +137,8 @@ def show_report(console: Console, report: FleetReport) -> None:
     console.print(table)
     for row in report.rows:
         if row.reason:
-            console.print(Text(f"{row.model}: {row.reason}", style=STATE_STYLES.get(row.state, "")))
+            line = Text(f"{row.model}: {row.reason}", style=STATE_STYLES.get(row.state, ""))
+            console.print(line, soft_wrap=True)
     states = ", ".join(f"{count} {state.value.lower()}" for state, count in report.states.items())
     outside = report.states.get(JobState.SUCCEEDED, 0) - report.inside
     console.print(Text(f"{len(report.rows)} models: {states}" + (f", {outside} of them outside" if outside else "")))

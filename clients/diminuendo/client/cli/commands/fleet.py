@@ -71,9 +71,11 @@ def submit(
         )
         _say_statuses(statuses, output)
         there = dict(handle.info().labels)
-        if there != dict(described.labels):
+        if described.labels and there != dict(described.labels):
             shown = ", ".join(f"{key}={value}" for key, value in sorted(there.items())) or "none"
             typer.echo(f"note: the labels of {handle.name} stay as they were made: {shown}", err=True)
+        if any(status.differs for status in statuses):
+            typer.echo("note: --replace-changed gives models that have changed another job", err=True)
         refused = any(status.refusal is not None for status in statuses)
         if watch:
             code = _follow(handle, Console(stderr=True))
@@ -286,10 +288,8 @@ def _say_sent(folder: Path, size: int) -> None:
 def _say_statuses(statuses: Sequence[ModelStatus], output: str) -> None:
     if output == "json":
         typer.echo(_json([asdict(status) | {"outcome": fleet_tables.came_of(status)[0]} for status in statuses]))
-        return
-    if statuses:
-        page(lambda console: console.print(fleet_tables.statuses_table(statuses)))
-    typer.echo(fleet_tables.statuses_line(statuses))
+    else:
+        page(lambda console: fleet_tables.show_statuses(console, statuses))
 
 
 def _say_dry(described: FleetFile, output: str) -> None:
