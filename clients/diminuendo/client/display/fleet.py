@@ -113,9 +113,10 @@ def totals_line(totals: Totals) -> str:
     """What was saved, in a line; empty while nothing is known."""
     if not totals.models:
         return ""
+    models = "1 model" if totals.models == 1 else f"{totals.models} models"
     return (
         f"{totals.params:,} -> {totals.params_after:,} params ({_ratio(totals.params, totals.params_after)}),"
-        f" {totals.size_mb_saved:.2f} of {totals.size_mb:.2f} MB saved, by {totals.models} model{'s' if totals.models > 1 else ''}"
+        f" {totals.size_mb_saved:.2f} of {totals.size_mb:.2f} MB saved, by {models}"
     )
 
 
