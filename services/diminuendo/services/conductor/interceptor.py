@@ -102,7 +102,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Any) -> Callable[[Any, _Context], Awaitable[Any]]:
         async def call(request: Any, context: _Context) -> Any:
-            with self._counted(method) as ended, _traced(method, context):
+            with _traced(method, context), self._counted(method) as ended:
                 try:
                     self._admit()
                     return await behaviour(request, context)
@@ -113,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, behaviour: Any) -> Callable[[Any, _Context], Awaitable[None]]:
         async def call(request: Any, context: _Context) -> None:
-            with self._counted(method, streams=True) as ended, _traced(method, context):
+            with _traced(method, context), self._counted(method, streams=True) as ended:
                 try:
                     self._admit()
                     # A generator that the server merely drops when the client leaves is closed at some later

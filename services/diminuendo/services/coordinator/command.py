@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diminuendo.services.common import logs
+from diminuendo.services.common import logs, tracing
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.common.process import die_with_parent
 from diminuendo.services.coordinator.environment import isolate
@@ -86,6 +86,10 @@ def coordinator(
     """
     try:
         settings = CoordinatorSettings.load(
+    traces: Annotated[
+        str | None,
+        typer.Option(metavar="http://HOST:PORT", help="Where spans go, by OTLP over gRPC.", show_default="nowhere"),
+    ] = None,
             config,
             conductor=conductor,
             artifacts=artifacts,
@@ -116,16 +120,20 @@ def coordinator(
     raise typer.Exit(code)
 
 
+            traces=traces,
 def _run(settings: CoordinatorSettings) -> int:
     stop = Stop()
     if settings.is_remote:
         SignalWatch(stop, grace_s=2 * GRACE_S).install()  # the coordinator over there has that long
+        tracing.configure(service="coordinator", endpoint="" if settings.is_remote else settings.traces)
         from diminuendo.services.coordinator import remote
 
         return remote.follow(settings, stop)
     watch = SignalWatch(stop)
     watch.install()
     if settings.ray_address is None:
+    finally:
+        tracing.close()
         isolate()
     from diminuendo.services.coordinator import main  # ray reads the environment when it is imported
 

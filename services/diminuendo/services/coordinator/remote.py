@@ -116,6 +116,8 @@ def options(settings: CoordinatorSettings) -> Iterator[str]:
     yield from ("--ray-address", "auto", "--conductor", settings.conductor, "--artifacts", settings.artifacts)
     yield from ("--name", settings.name, "--jobs", str(settings.jobs), "--log-level", settings.log_level)
     yield from ("--work-timeout-s", str(settings.work_timeout_s))
+    if settings.traces:
+        yield from ("--traces", settings.traces)
     for name in ("token_file", "ca_file", "cert_file", "key_file"):
         if (path := getattr(settings, name)) is not None:
             yield from (f"--{name.replace('_', '-')}", str(path))

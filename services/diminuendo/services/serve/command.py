@@ -70,6 +70,10 @@ def serve(
         typer.Option(metavar="FILE", help="PEM file of authorities of clients' certificates.", show_default="none"),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(metavar="http://HOST:PORT", help="Where spans go, by OTLP over gRPC.", show_default="nowhere"),
+    ] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
     ] = None,
@@ -98,6 +102,7 @@ def serve(
             tls_key_file=tls_key_file,
             tls_client_ca_file=tls_client_ca_file,
             log_level=log_level,
+            traces=traces,
             with_parent=with_parent,
         )
         # The services log to files; here only what a person at the terminal should know.

@@ -95,6 +95,7 @@ class Supervisor:
             *("--data-dir", str(s.data_dir), "--host", s.host, "--port", str(port), "--http-port", str(http_port)),
             *("--lease-s", str(s.lease_s), "--artifacts", self._artifacts, "--log-level", s.log_level, "--with-parent"),
             *(("--weights", written(s.weights)) if s.weights else ()),
+            *(("--traces", s.traces) if s.traces else ()),
             *(f"--{name.replace('_', '-')}={path}" for name in _FILES if (path := getattr(s, name)) is not None),
             *(() if self._local_port is None else ("--local-port", str(self._local_port))),
             environ={"DIMINUENDO_CONDUCTOR_COORDINATOR_TOKEN": self._token},
@@ -118,6 +119,7 @@ class Supervisor:
         await self._coordinator.start(
             *("--conductor", conductor, "--allow-insecure-token", "--artifacts", self._artifacts),
             *("--log-level", s.log_level, "--with-parent", "--jobs", str(s.jobs), *evaluators),
+            *(("--traces", s.traces) if s.traces else ()),
             environ={"DIMINUENDO_COORDINATOR_TOKEN": self._token},
         )
 

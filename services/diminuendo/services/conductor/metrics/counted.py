@@ -34,7 +34,7 @@ WAITING_METHODS = frozenset({"LeaseJob", "WaitJob"})
 MAX_VALUES, OTHER = 20, "OTHER"
 """Different values of a label that coordinators choose, and what stands for all further ones."""
 FLEETS_US = 15_000_000
-"""How old the figures of fleets may be: their results are many."""
+"""How old the figures of fleets may be of which no change was told."""
 SECOND_US = 1_000_000
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # each counter would have a second series, with the time of its making
@@ -216,7 +216,9 @@ class Metrics:
     # --- what happens to jobs ------------------------------------------------------------------------------
 
     def committed(self, changes: Changes) -> None:
-        """Count the events that this conductor has stored."""
+        """Count the events that this conductor has stored; any conductor's changes of fleets are to be read."""
+        if changes.models or changes.everything:
+            self._fleets.changed = True
         for noted in changes.noted:
             for event in noted.events:
                 kind = event.WhichOneof("kind")
@@ -294,6 +296,7 @@ class _Fleets:
 
     def __init__(self, clock: Clock) -> None:
         self.known: tuple[FleetFigures, ...] = ()
+        self.changed = False
         self._clock, self._read_at = clock, -FLEETS_US
         self._results: dict[int, FleetResult] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -301,8 +304,9 @@ class _Fleets:
     def refresh(self, store: Store) -> None:
         """Have them read again where they are old."""
         now = self._clock()
-        if now - self._read_at >= FLEETS_US and (self._reading is None or self._reading.done()):
-            self._read_at = now
+        old = self.changed or now - self._read_at >= FLEETS_US
+        if old and (self._reading is None or self._reading.done()):
+            self._read_at, self.changed = now, False
             self._reading = asyncio.create_task(self._read(store), name="fleet-figures")
 
     async def settle(self) -> None:
