@@ -258,6 +258,20 @@ def test_a_newer_token_that_is_none_or_for_another_server_is_not_taken(tmp_path:
         Client(token_file=tmp_path / "none")
 
 
+def test_an_upload_goes_on_with_a_newer_token(
+    fake: FakeServer, make_status: Callable[..., Any], quick: ClientConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "some").write_bytes(bytes(2000))
+    expired = make_status(grpc.StatusCode.UNAUTHENTICATED, "it has expired", reason="TOKEN_EXPIRED")
+    fake.write_refusals = [expired]
+    with Client(fake.target, token="one", renew_token=lambda: "two", config=quick) as client:
+        assert fake.contents[client.upload(tmp_path / "some").sha256] == bytes(2000)
+    fake.contents.clear()
+    fake.write_refusals = [expired]
+    with Client(fake.target, token="one", config=quick) as client, pytest.raises(UnauthenticatedError):
+        client.upload(tmp_path / "some")
+
+
 # --- versions ----------------------------------------------------------------------------------------------
 
 
