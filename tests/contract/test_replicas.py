@@ -13,7 +13,16 @@ from sqlalchemy import make_url
 from tests.postgres import Postgres
 
 from diminuendo.services.common.errors import JobExistsError, RequestReusedError, StepOutOfOrderError
-from diminuendo.services.conductor.records import Changes, CommittedStep, NewJob, Report, RequestId, State
+from diminuendo.services.conductor.records import (
+    Changes,
+    CommittedStep,
+    NewFleet,
+    NewJob,
+    Report,
+    RequestId,
+    State,
+    WantedModel,
+)
 from diminuendo.services.conductor.store import replicas
 from diminuendo.services.conductor.store.sql import SqlStore
 
@@ -174,6 +183,19 @@ async def test_changes_are_told_at_every_conductor_once(pair: Pair, new_job: New
     for each in heard:
         await each.until(lambda changes: len(changes) >= 3)
         assert sorted(each.changes, key=expected.index) == expected
+
+
+async def test_models_of_a_fleet_that_change_at_one_are_told_at_the_other(pair: Pair) -> None:
+    fleet, spec = f"projects/{'p' * 63}/fleets/{'f' * 40}", job_pb2.JobSpec(zoo="digits", delta=1.0)
+    models = [f"{'m' * 59}{i:04}" for i in range(100)]
+    project = fleet.split("/")[1]
+    new = (NewJob(name="", project=project, spec=spec, labels={}, fleet=fleet, model=model) for model in models)
+    wanted = [WantedModel(one) for one in new]
+    await pair[0].fleets.create(NewFleet(name=fleet, project=project, labels={}))
+    heard = Heard(pair[1])
+    await pair[0].fleets.create_jobs(fleet, wanted)
+    expected = {(fleet, model) for model in models}
+    await heard.until(lambda changes: {pair for told in changes for pair in told.models} == expected)
 
 
 async def test_many_changes_at_once_are_all_told(pair: Pair, new_job: NewJobs) -> None:

@@ -37,7 +37,6 @@ from diminuendo.services.conductor.records import (
 )
 from diminuendo.services.conductor.store.base import Store
 from diminuendo.services.conductor.store.fleets import JOBS_TOGETHER
-from diminuendo.services.conductor.store.sql import SqlStore
 
 Open = Callable[[], Awaitable[Store]]
 LEASE = 30_000_000
@@ -335,23 +334,3 @@ async def test_listeners_are_told_which_models_have_changed(store: Store) -> Non
     told.clear()
     await store.fleets.delete(FLEET)
     assert [set(changes.models) for changes in told] == [{(FLEET, "b")}]
-
-
-async def test_other_conductors_hear_which_models_have_changed(open_store: Open, url: str) -> None:
-    if url.startswith("sqlite"):
-        pytest.skip("SQLite tells no other process")
-    here, there = await open_store(), await open_store()
-    assert isinstance(there, SqlStore)
-    heard, loop, all_told = set[tuple[str, str]](), asyncio.get_running_loop(), asyncio.Event()
-    models = {(FLEET, f"{'m' * 59}{i:04}") for i in range(120)}
-
-    def hear(changes: Changes) -> None:
-        heard.update(changes.models)
-        if heard >= models:
-            loop.call_soon_threadsafe(all_told.set)
-
-    there.subscribe(hear)
-    await here.fleets.create(new_fleet())
-    await add(here, *(model for _, model in models))
-    await asyncio.wait_for(all_told.wait(), 10)
-    assert heard == models
