@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,23 +77,25 @@ async def test_one_beside_the_conductor(conduct: Conduct, tmp_path: Path) -> Non
     """A real one, with a Ray of its own and tokens on: killed, it comes back; nothing of it is left in the end."""
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(f'[[tokens]]\nname = "other"\nrole = "reader"\nprojects = "*"\nsha256 = "{"0" * 64}"\n')
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    before, family = {child.pid for child in psutil.Process().children()}, set()
     async with conduct(cluster="local", cluster_template=None, tokens_file=tokens) as conductor:
         store, name = conductor.running.store, conductor.provider.status()[0].name
         for number in (1, 2):
             async with asyncio.timeout(240):
                 while not [one for one in await store.list_coordinators(since=0) if one.name == name]:
                     await asyncio.sleep(0.1)
+            own = coordinator(before)
+            family |= {own, *own.children(recursive=True)}
             if number == 1:
                 await store.forget_coordinator(name)
-                os.kill(coordinator(before), signal.SIGKILL)
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    _, alive = psutil.wait_procs(left, timeout=10)
+                own.kill()
+    assert len(family) > 4, "Ray's processes are in it"
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
 
 
-def coordinator(before: set[int]) -> int:
-    """Pid of the coordinator that this process has started."""
+def coordinator(before: set[int]) -> psutil.Process:
+    """The coordinator that this process has started."""
     new = [child for child in psutil.Process().children() if child.pid not in before]
-    (found,) = [child.pid for child in new if "diminuendo.services.coordinator" in child.cmdline()]
+    (found,) = [child for child in new if "diminuendo.services.coordinator" in child.cmdline()]
     return found
