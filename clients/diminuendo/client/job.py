@@ -71,6 +71,22 @@ class Job:
         """
         return self._follow(after_sequence, on_cut=on_cut, until=None)
 
+    def watch_live(self) -> JobInfo:
+        """Show the job until it has ended: in place in a notebook and on a terminal, in plain lines elsewhere.
+
+        Returns:
+            The job as it ended.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ServerUnavailableError: Nobody answered for `ClientConfig.patience_s`.
+        """
+        from rich.console import Console
+
+        from diminuendo.client.display.follow import follow
+
+        return follow(self, Console())
+
     def wait(self, timeout_s: float | None = None) -> JobInfo:
         """Block until the job has ended.
 

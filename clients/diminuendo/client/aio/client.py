@@ -246,6 +246,10 @@ class AsyncClient:
             labels: Only jobs that have all of these.
             order_by: ``create_time``, ``update_time`` or ``priority``, with `` desc`` behind it for the highest first.
             project: Another project than the client's; ``-`` for all.
+
+        Raises:
+            InvalidArgumentError: The order or a label is none.
+            ServerUnavailableError: Nobody answers.
         """
         request = requests.list_jobs(
             self.project if project is None else project,
@@ -275,6 +279,9 @@ class AsyncClient:
 
         Args:
             project: Another project than the client's; ``-`` for all.
+
+        Raises:
+            ServerUnavailableError: Nobody answers.
         """
         request = fleets.list_fleets(
             self.project if project is None else project, page_size=self._connection.config.page_size
@@ -354,6 +361,10 @@ class AsyncClient:
         Args:
             dry_run: Only say what would be removed now.
             timeout_s: Deadline; the server goes through all that it has stored.
+
+        Raises:
+            PermissionDeniedError: The token is not of an administrator.
+            ServerUnavailableError: Nobody answers, or not in time.
         """
         request = artifact_service_pb2.CollectGarbageRequest(dry_run=dry_run)
         answer = await self._connection.call(self._connection.artifacts.CollectGarbage, request, timeout_s=timeout_s)

@@ -71,6 +71,22 @@ class AsyncJob:
         """
         return self._follow(after_sequence, on_cut=on_cut, until=None)
 
+    async def watch_live(self) -> JobInfo:
+        """Show the job until it has ended: in place in a notebook and on a terminal, in plain lines elsewhere.
+
+        Returns:
+            The job as it ended.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ServerUnavailableError: Nobody answered for `ClientConfig.patience_s`.
+        """
+        from rich.console import Console
+
+        from diminuendo.client.aio.live import follow
+
+        return await follow(self, Console())
+
     async def wait(self, timeout_s: float | None = None) -> JobInfo:
         """Return once the job has ended.
 
