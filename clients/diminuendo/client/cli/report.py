@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 import typer
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from diminuendo.client.cli.options import exit_code
 from diminuendo.client.display.follow import follow
+from diminuendo.client.display.listing import listed
 from diminuendo.client.display.rows import JOB_COLUMNS, NUMBERS, job_fields, job_row, outcome
 from diminuendo.client.job import Job
 from diminuendo.client.types import JobInfo
@@ -33,10 +35,18 @@ def follow_to_end(job: Job, console: Console) -> int:
     return exit_code(info)
 
 
-def as_json(value: JobInfo | Iterable[JobInfo]) -> str:
-    """Jobs as indented JSON, with their fields' names as in `JobInfo`."""
-    data = dataclasses.asdict(value) if isinstance(value, JobInfo) else [dataclasses.asdict(job) for job in value]
-    return json.dumps(data, indent=2, default=_plain)
+def as_json(job: JobInfo) -> str:
+    """A job as indented JSON, with its fields' names as in `JobInfo`."""
+    return json.dumps(dataclasses.asdict(job), indent=2, default=_plain)
+
+
+def jobs_as_json(jobs: Iterable[JobInfo]) -> Iterator[str]:
+    """Lines of an indented JSON array of jobs, each as it comes."""
+    written = None
+    for job in jobs:
+        yield "[" if written is None else f"{written},"
+        written = textwrap.indent(as_json(job), "  ")
+    yield from ("[]",) if written is None else (written, "]")
 
 
 def _plain(value: object) -> str:
@@ -45,14 +55,11 @@ def _plain(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def jobs_table(jobs: Iterable[JobInfo]) -> Table:
-    """Jobs, one in a line."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    for name in JOB_COLUMNS:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
-    for job in jobs:
-        table.add_row(*job_row(job))
-    return table
+def jobs_as_lines(jobs: Iterable[JobInfo]) -> Iterator[str]:
+    """Jobs, one in a line below a heading, as they come; on a terminal no wider than that."""
+    console = Console()
+    width = console.width if console.is_terminal else None
+    return listed(JOB_COLUMNS, map(job_row, jobs), right=NUMBERS, width=width)
 
 
 def job_table(job: JobInfo) -> Table:

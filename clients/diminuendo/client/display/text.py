@@ -68,4 +68,4 @@ def took(done: EvaluationFinished) -> str:
 
 def epochs(done: EvaluationFinished) -> str:
     """Epochs of an evaluation; empty when it tuned nothing."""
-    return f"{done.epochs:g}" if done.epochs else ""
+    return f"{round(done.epochs, 2):g}" if done.epochs else ""

@@ -64,11 +64,9 @@ def list_jobs(
     """List jobs, newest first or in another order."""
     states = [JobState(check_choice("state", word.lower(), State).upper()) for word in state or ()]
     with remote.connect() as client:
-        jobs = list(client.list(states=states, labels=options.labels_of(label or []), order_by=order_by))
-    if output == "json":
-        typer.echo(report.as_json(jobs))
-    else:
-        page(lambda console: console.print(report.jobs_table(jobs)))
+        jobs = client.list(states=states, labels=options.labels_of(label or []), order_by=order_by)
+        for line in report.jobs_as_json(jobs) if output == "json" else report.jobs_as_lines(jobs):
+            typer.echo(line)
 
 
 @options.remote
