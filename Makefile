@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service images constraints clean
+.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service images docs constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -112,6 +112,9 @@ bench-evaluators: $(STAMP) ## two evaluators against one, and the coordinator's 
 
 bench-service: $(STAMP) ## the service under load: calls, watches, a full database, works a second; ONLY=PART for one
 	$(BIN)/python -m tests.bench.service $(if $(ONLY),--only $(ONLY))
+
+docs: $(STAMP) ## write the API reference of diminuendo.client and diminuendo.engine to .build/docs
+	$(BIN)/python -W error docs/api/build.py .build/docs
 
 MODEL ?= resnet18
 MINUTES ?= 180

@@ -12,14 +12,21 @@ import diminuendo.engine as engine
 
 def test_public_names_are_these() -> None:
     assert engine.__all__ == [
+        "Batches",
+        "Choice",
         "Compressed",
         "Exported",
         "Fit",
         "Metric",
+        "Plan",
+        "PlanError",
         "Recipe",
         "Samples",
         "SetMetric",
         "Task",
+        "TaskError",
+        "UnknownNetworkError",
+        "UserCodeError",
         "apply",
         "compress",
         "export",

@@ -240,7 +240,11 @@ class Client:
         return Job(self._connection, created.name)
 
     def job(self, name_or_id: str) -> Job:
-        """A handle on a job, by name or by id in the client's project; nothing is sent."""
+        """A handle on a job, by name or by id in the client's project; nothing is sent.
+
+        Raises:
+            InvalidArgumentError: It is neither.
+        """
         return Job(self._connection, requests.job_name(self.project, name_or_id))
 
     def get(self, name_or_id: str, *, timeout_s: float | None = None) -> JobInfo:
@@ -282,6 +286,10 @@ class Client:
             labels: Only jobs that have all of these.
             order_by: ``create_time``, ``update_time`` or ``priority``, with `` desc`` behind it for the highest first.
             project: Another project than the client's; ``-`` for all.
+
+        Raises:
+            InvalidArgumentError: The order or a label is none.
+            ServerUnavailableError: Nobody answers.
         """
         request = requests.list_jobs(
             self.project if project is None else project,
@@ -310,6 +318,9 @@ class Client:
 
         Args:
             project: Another project than the client's; ``-`` for all.
+
+        Raises:
+            ServerUnavailableError: Nobody answers.
         """
         stub = fleet_service_pb2_grpc.FleetServiceStub(self._connection.channel)
         request = fleets.list_fleets(
@@ -395,6 +406,10 @@ class Client:
         Args:
             dry_run: Only say what would be removed now.
             timeout_s: Deadline; the server goes through all that it has stored.
+
+        Raises:
+            PermissionDeniedError: The token is not of an administrator.
+            ServerUnavailableError: Nobody answers, or not in time.
         """
         stub = artifact_service_pb2_grpc.ArtifactServiceStub(self._connection.channel)
         request = artifact_service_pb2.CollectGarbageRequest(dry_run=dry_run)

@@ -18,17 +18,27 @@ if TYPE_CHECKING:
     from diminuendo.engine.exports.folder import export
     from diminuendo.engine.exports.forms import Exported
     from diminuendo.engine.loading import load
-    from diminuendo.engine.task import Fit, Metric, Recipe, Samples, SetMetric, Task
+    from diminuendo.engine.plan import Choice, Plan, PlanError
+    from diminuendo.engine.task import Batches, Fit, Metric, Recipe, Samples, SetMetric, Task, TaskError
+    from diminuendo.engine.usercode import UserCodeError
+    from diminuendo.engine.zoo.catalog import UnknownNetworkError
 
 __all__ = [
+    "Batches",
+    "Choice",
     "Compressed",
     "Exported",
     "Fit",
     "Metric",
+    "Plan",
+    "PlanError",
     "Recipe",
     "Samples",
     "SetMetric",
     "Task",
+    "TaskError",
+    "UnknownNetworkError",
+    "UserCodeError",
     "apply",
     "compress",
     "export",
@@ -36,14 +46,21 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Batches": "task",
+    "Choice": "plan",
     "Compressed": "compression",
     "Exported": "exports.forms",
     "Fit": "task",
     "Metric": "task",
+    "Plan": "plan",
+    "PlanError": "plan",
     "Recipe": "task",
     "Samples": "task",
     "SetMetric": "task",
     "Task": "task",
+    "TaskError": "task",
+    "UnknownNetworkError": "zoo.catalog",
+    "UserCodeError": "usercode",
     "apply": "application",
     "compress": "compression",
     "export": "exports.folder",
