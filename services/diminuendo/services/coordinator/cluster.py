@@ -87,7 +87,7 @@ def cluster_address() -> str:
 
 
 @contextmanager
-def connected(*, address: str | None, evaluators: int | None) -> Iterator[Cluster]:
+def connected(*, address: str | None, evaluators: int | None, gpus: float | None = None) -> Iterator[Cluster]:
     """Start a local Ray, or connect to the one at an address; leave it at the end.
 
     Call it from the main thread: the kernel ends the local Ray's processes when the thread that started them ends.
@@ -95,12 +95,14 @@ def connected(*, address: str | None, evaluators: int | None) -> Iterator[Cluste
     Args:
         address: ``HOST:PORT`` or ``auto``; None starts a local Ray.
         evaluators: None: one for each GPU, or for each CPU core where there is no GPU.
+        gpus: That one evaluator takes, 0 for one CPU, whether nodes are there for so many or are to come; None: what
+            is there is divided.
 
     Raises:
         StartError: There is no such cluster, or it has no room.
     """
     with _local(evaluators) if address is None else _remote(address):
-        yield _divide(evaluators)
+        yield _divide(evaluators, gpus)
 
 
 @contextmanager
@@ -157,7 +159,9 @@ def _remote(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _divide(evaluators: int | None) -> Cluster:
+def _divide(evaluators: int | None, gpus_each: float | None) -> Cluster:
+    if evaluators is not None and gpus_each is not None:
+        return Cluster(evaluators, Share(0.0, gpus_each) if gpus_each else Share(1.0, 0.0))
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     count = evaluators or gpus or cpus

@@ -48,6 +48,17 @@ def coordinator(
     evaluator_memory_gb: Annotated[
         float | None, typer.Option(help="Most host memory of one evaluator, in GB.", show_default="what there is")
     ] = None,
+    evaluator_gpus: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of one evaluator, 0 for one CPU, on a cluster that adds nodes by itself.",
+            show_default="its share of what is there",
+        ),
+    ] = None,
+    idle_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds without work after which an evaluator is let go.", show_default="never"),
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Most jobs at a time.", show_default="8")] = None,
     project: Annotated[str | None, typer.Option(help="Take jobs of this project only.", show_default="all")] = None,
     token_file: Annotated[
@@ -75,6 +86,10 @@ def coordinator(
         ),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(metavar="http://HOST:PORT", help="Where spans go, by OTLP over gRPC.", show_default="nowhere"),
+    ] = None,
     with_parent: Annotated[
         bool | None, typer.Option("--with-parent", help="Stop when the parent process ends.", show_default="no")
     ] = None,
@@ -86,10 +101,6 @@ def coordinator(
     """
     try:
         settings = CoordinatorSettings.load(
-    traces: Annotated[
-        str | None,
-        typer.Option(metavar="http://HOST:PORT", help="Where spans go, by OTLP over gRPC.", show_default="nowhere"),
-    ] = None,
             config,
             conductor=conductor,
             artifacts=artifacts,
@@ -98,6 +109,8 @@ def coordinator(
             ray_address=ray_address,
             work_timeout_s=work_timeout_s,
             evaluator_memory_gb=evaluator_memory_gb,
+            evaluator_gpus=evaluator_gpus,
+            idle_s=idle_s,
             jobs=jobs,
             project=project,
             token_file=token_file,
@@ -107,33 +120,33 @@ def coordinator(
             key_file=key_file,
             allow_insecure_token=allow_insecure_token,
             log_level=log_level,
+            traces=traces,
             with_parent=with_parent,
         )
         os.environ.pop(settings.key("token"), None)  # evaluators, which run what users wrote, inherit the rest
         logs.configure(service="coordinator", level=settings.log_level, style=settings.log_style)
+        tracing.configure(service="coordinator", endpoint="" if settings.is_remote else settings.traces)
         if settings.with_parent:
             die_with_parent()
         code = _run(settings)
     except StartError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    finally:
+        tracing.close()
     raise typer.Exit(code)
 
 
-            traces=traces,
 def _run(settings: CoordinatorSettings) -> int:
     stop = Stop()
     if settings.is_remote:
         SignalWatch(stop, grace_s=2 * GRACE_S).install()  # the coordinator over there has that long
-        tracing.configure(service="coordinator", endpoint="" if settings.is_remote else settings.traces)
         from diminuendo.services.coordinator import remote
 
         return remote.follow(settings, stop)
     watch = SignalWatch(stop)
     watch.install()
     if settings.ray_address is None:
-    finally:
-        tracing.close()
         isolate()
     from diminuendo.services.coordinator import main  # ray reads the environment when it is imported
 

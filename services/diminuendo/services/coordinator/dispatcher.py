@@ -42,6 +42,8 @@ class Limits:
         backoff_s: Seconds before an evaluator that could not be started is started again; doubles up to 30 s.
         memory_bytes: Host memory of one evaluator; None: as much as there is.
         look_s: Seconds between two looks whether an evaluator that has nothing to do is still there.
+        idle_s: Seconds without work after which an evaluator is let go; they are started as works wait. None: never,
+            and all are started at once.
     """
 
     work_s: float = 3600.0
@@ -49,6 +51,7 @@ class Limits:
     backoff_s: float = 0.5
     memory_bytes: int | None = None
     look_s: float = 3.0
+    idle_s: float | None = None
 
 
 class Dispatcher(threading.Thread):
@@ -86,8 +89,9 @@ class Dispatcher(threading.Thread):
 
     @property
     def standings(self) -> tuple[Standing, ...]:
-        """What each evaluator does. From any thread."""
-        return tuple(slot.standing for slot in self._slots)
+        """What each evaluator does; of those that come and go, the ones that are there or to come. From any thread."""
+        slots = self._slots if self._limits.idle_s is None else [slot for slot in self._slots if not slot.is_gone]
+        return tuple(slot.standing for slot in slots)
 
     def run(self) -> None:
         """Handle events until told to stop."""
@@ -139,10 +143,13 @@ class Dispatcher(threading.Thread):
             del self._posts[job]
 
     def revive(self) -> None:
-        """Start every evaluator that is away without being due."""
-        for slot in self._slots:
-            if slot.state == "away" and slot.due is None:
-                self._start(slot)
+        """Start evaluators that are away without being due: all, or of those that come and go as many as are wanted."""
+        gone = [slot for slot in self._slots if slot.is_gone]
+        if self._limits.idle_s is not None:
+            coming = sum(slot.state == "starting" and slot.attempts is None for slot in self._slots)
+            gone = gone[: max(0, self._line.ready - coming)]
+        for slot in gone:
+            self._start(slot)
 
     def stop(self) -> None:
         """End the thread, and the evaluators with it."""
@@ -170,12 +177,16 @@ class Dispatcher(threading.Thread):
             elif slot.state == "starting":
                 self._start_failed(slot, f"no answer within {self._limits.start_s:g} s; is there room in the cluster?")
             elif slot.state == "idle":
-                self._look(slot)
+                self._look(slot, now)
             else:
                 self._lost(slot, Loss("TIMEOUT", f"took longer than {self._limits.work_s:g} s"))
 
-    def _look(self, slot: Slot) -> None:
-        """See whether an idle evaluator is still there: nobody else would notice before it is given a work."""
+    def _look(self, slot: Slot, now: float) -> None:
+        """See whether an idle evaluator is still there, as nobody else would, and whether it is to go."""
+        if self._limits.idle_s is not None and now - slot.idle_since >= self._limits.idle_s:
+            log.info("evaluator_let_go", evaluator=slot.name, idle_s=self._limits.idle_s)
+            self._drop(slot)
+            return
         incarnation, slot.due = slot.incarnation, None
         self._ping(slot, lambda future: self._looked(slot, incarnation, future.exception()))
 
@@ -282,7 +293,7 @@ class Dispatcher(threading.Thread):
 
     def _free(self, slot: Slot) -> None:
         self._put_down(slot)
-        slot.state, slot.due = "idle", self._clock() + self._limits.look_s
+        slot.state, slot.due, slot.idle_since = "idle", self._clock() + self._limits.look_s, self._clock()
         self.ledger.idle(slot.name)
         self._dispatch()
 
@@ -300,6 +311,8 @@ class Dispatcher(threading.Thread):
                 if taken is None:
                     break
                 self._give(slot, taken)
+        if self._limits.idle_s is not None:
+            self.revive()
         self.ledger.line(self._line.ready)
         self.works_waiting = len(self._line)
         self._publish()
@@ -334,6 +347,8 @@ class Dispatcher(threading.Thread):
         if attempts is None:
             log.warning("evaluator_lost", evaluator=slot.name, cause=loss.cause, detail=loss.detail)
         self._drop(slot)
+        if attempts is None and self._limits.idle_s is not None:
+            return  # nothing waits for it: perhaps its node was taken away
         slot.lost, slot.lost_job = True, "" if attempts is None else attempts.job
         self._start(slot)
         if attempts is not None:

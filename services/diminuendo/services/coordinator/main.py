@@ -29,6 +29,8 @@ log = logs.get(__name__)
 _WAIT_S = 20
 _MARGIN_S = 5.0
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 5.0
+_START_S, _NODE_S = 180.0, 1800.0
+"""How long an evaluator's start may take: on a node that is there, and on one that has to come and fetch its image."""
 
 
 def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
@@ -43,11 +45,13 @@ def run(settings: CoordinatorSettings, watch: SignalWatch, stop: Stop) -> int:
     except LocationError as error:
         raise StartError(f"artifacts: {error}") from None
     caller = Caller(settings)
-    with connected(address=settings.ray_address, evaluators=settings.evaluators) as cluster:
+    gpus = settings.evaluator_gpus
+    with connected(address=settings.ray_address, evaluators=settings.evaluators, gpus=gpus) as cluster:
         watch.install()  # ray.init has put its own handler in the place of ours
         memory_gb = settings.evaluator_memory_gb
         memory_bytes = None if memory_gb is None else round(memory_gb * 2**30)
-        limits = Limits(work_s=settings.work_timeout_s, memory_bytes=memory_bytes)
+        start_s = _START_S if gpus is None else _NODE_S
+        limits = Limits(settings.work_timeout_s, start_s, memory_bytes=memory_bytes, idle_s=settings.idle_s)
         with RayExecutor(cluster, artifacts, limits=limits) as executor:
             conductor = Conductor(settings.conductor, stop.event, caller)
             log.info("coordinating", conductor=settings.conductor, evaluators=cluster.evaluators)

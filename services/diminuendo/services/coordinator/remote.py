@@ -128,8 +128,9 @@ def options(settings: CoordinatorSettings) -> Iterator[str]:
         yield from ("--project", settings.project)
     if settings.evaluators is not None:
         yield from ("--evaluators", str(settings.evaluators))
-    if settings.evaluator_memory_gb is not None:
-        yield from ("--evaluator-memory-gb", str(settings.evaluator_memory_gb))
+    for name in ("evaluator_memory_gb", "evaluator_gpus", "idle_s"):
+        if (number := getattr(settings, name)) is not None:
+            yield from (f"--{name.replace('_', '-')}", str(number))
 
 
 def _until_ended(client: JobSubmissionClient, ray_job: str, stop: Stop) -> JobStatus | None:

@@ -24,6 +24,10 @@ class CoordinatorSettings(ServiceSettings):
             URL of a remote cluster's dashboard, which is to run the coordinator; None: a local Ray of its own.
         work_timeout_s: How long an evaluator may take for one work, in seconds.
         evaluator_memory_gb: Most host memory of one evaluator, in GB of 2^30 bytes; None: as much as there is.
+        evaluator_gpus: GPUs that one evaluator takes; 0: one CPU. For a cluster that adds nodes by itself: they need
+            not be there yet. None: an evaluator's share of the cluster as it is.
+        idle_s: Seconds without work after which an evaluator is let go, so that its node can be; evaluators are
+            started as works wait for them. None: all of them are there all the time.
         jobs: Most jobs at a time.
         project: The only one whose jobs it takes; empty: those of all.
         token: What it shows the conductor. By the environment only: other users of the machine can read command lines.
@@ -45,6 +49,8 @@ class CoordinatorSettings(ServiceSettings):
     ray_address: str | None = Field(None, min_length=1)
     work_timeout_s: float = Field(3600.0, gt=0, le=7 * 86400, allow_inf_nan=False)
     evaluator_memory_gb: float | None = Field(None, gt=0, allow_inf_nan=False)
+    evaluator_gpus: float | None = Field(None, ge=0, le=64, allow_inf_nan=False)
+    idle_s: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False)
     jobs: int = Field(8, ge=1, le=1000)
     project: str = Field("", pattern=r"^[a-z0-9-]{0,63}$")
     token: SecretStr = SecretStr("")
@@ -55,6 +61,13 @@ class CoordinatorSettings(ServiceSettings):
     key_file: Path | None = Field(None, validate_default=True)
     allow_insecure_token: bool = False
     with_parent: bool = False
+
+    @field_validator("evaluator_gpus")
+    @classmethod
+    def _is_of_so_many(cls, given: float | None, info: ValidationInfo) -> float | None:
+        if given is not None and info.data.get("evaluators") is None:
+            raise ValueError("what one evaluator takes does not say how many there are to be; give evaluators as well")
+        return given
 
     @field_validator("ca_file", "cert_file")
     @classmethod

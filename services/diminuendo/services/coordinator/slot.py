@@ -93,6 +93,7 @@ class Slot:
         lost: Its last process was lost, or could not be started, and no other is up yet.
         lost_job: Whose work was lost with it; empty: nobody's.
         node: Host name of the node that its process is on.
+        idle_since: When (monotonic seconds) it had nothing more to do; of one that is idle.
         standing: What others were last told of it.
     """
 
@@ -109,11 +110,17 @@ class Slot:
     lost: bool = False
     lost_job: str = ""
     node: str = ""
+    idle_since: float = 0.0
     standing: Standing = field(init=False)
 
     def __post_init__(self) -> None:
         """It is being started."""
         self.standing = Standing(self.name, since=time.time())
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has no process, and none is to come by itself."""
+        return self.state == "away" and self.due is None
 
     def stand(self, now: float) -> bool:
         """Say in `standing` what it does now; whether that is another thing than before.
