@@ -59,6 +59,12 @@ evaluators = {{ int .Values.coordinator.evaluators }}
 {{- else if eq .Values.ray.mode "rendered" }}
 evaluators = {{ include "diminuendo.evaluators" . }}
 {{- end }}
+{{- if eq .Values.ray.mode "rendered" }}
+evaluator_gpus = {{ ternary 1 0 (not (empty (include "diminuendo.hasGpus" .))) }}
+{{- if .Values.ray.autoscaling.enabled }}
+idle_s = {{ int64 .Values.ray.autoscaling.idleSeconds }}
+{{- end }}
+{{- end }}
 {{- if .Values.coordinator.evaluatorMemoryGb }}
 evaluator_memory_gb = {{ .Values.coordinator.evaluatorMemoryGb }}
 {{- end }}

@@ -53,7 +53,8 @@ upgradeStrategy: {type: Recreate}
 enableInTreeAutoscaling: {{ $ray.autoscaling.enabled }}
 {{- if $ray.autoscaling.enabled }}
 autoscalerOptions:
-  idleTimeoutSeconds: {{ int $ray.autoscaling.idleSeconds }}
+  # After the coordinator has let its evaluator go, for want of work.
+  idleTimeoutSeconds: 60
   upscalingMode: Default
   imagePullPolicy: {{ .Values.image.engine.pullPolicy }}
   securityContext: {{- include "diminuendo.containerSecurity" . | nindent 4 }}

@@ -68,8 +68,10 @@ def test_what_values_say_is_what_the_conductor_reads(helm: Helm, file: Callable[
 def test_the_coordinator_is_told_how_many_evaluators_the_groups_have(
     helm: Helm, file: Callable[[list[Manifest]], Path]
 ) -> None:
-    assert CoordinatorSettings.load(file(helm.template(case("gpu-autoscaling")))).evaluators == 8 * 2
-    assert CoordinatorSettings.load(file(helm.template(case("sqlite-rendered")))).evaluators == 4 * 2
+    growing = CoordinatorSettings.load(file(helm.template(case("gpu-autoscaling"))))
+    assert (growing.evaluators, growing.evaluator_gpus, growing.idle_s) == (8 * 2, 1.0, 120.0)
+    fixed = CoordinatorSettings.load(file(helm.template(case("sqlite-rendered"))))
+    assert (fixed.evaluators, fixed.evaluator_gpus, fixed.idle_s) == (4 * 2, 0.0, None)
     more = merged(case("sqlite-rendered"), {"coordinator": {"evaluators": 3}})
     assert CoordinatorSettings.load(file(helm.template(more))).evaluators == 3
 
