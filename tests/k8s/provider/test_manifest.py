@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.k8s.provider.conftest import TEMPLATE
 
@@ -129,6 +129,7 @@ def test_names() -> None:
 _PROJECTS = st.from_regex(r"\A[a-z0-9-]{1,63}\Z")
 
 
+@settings(max_examples=50, deadline=None)
 @given(_PROJECTS, _PROJECTS)
 def test_no_two_projects_share_a_name(one: str, other: str) -> None:
     names = cluster_name("diminuendo", one), cluster_name("diminuendo", other)

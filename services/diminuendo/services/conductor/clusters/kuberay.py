@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from diminuendo.services.common import logs
+from diminuendo.services.common.errors import StoreUnavailableError
 from diminuendo.services.conductor.clusters import manifest
 from diminuendo.services.conductor.clusters.backoff import Backoff
 from diminuendo.services.conductor.clusters.base import ClusterStatus
@@ -117,7 +118,10 @@ class KubeRayProvider:
                 if watcher.clusters is not None:
                     pause = await self._round(watcher.clusters)
                 backoff.reset()
-            except Exception:  # a defect, or a database that is away, must not be the end of all rounds
+            except StoreUnavailableError as error:
+                pause = backoff.next()
+                log.warning("round_postponed", reason=str(error), again_in_s=round(pause, 2))
+            except Exception:  # a defect in one round must not be the end of all rounds
                 pause = backoff.next()
                 log.exception("round_failed", again_in_s=round(pause, 2))
             await wait(self._wake, pause)
@@ -161,14 +165,12 @@ class KubeRayProvider:
         return known
 
     def _forget(self, names: set[str]) -> None:
-        """Those that are gone, once their coordinator is too."""
+        """Those that are gone, and are not to be made again."""
         for name in self._known.keys() - names:
-            if self._known[name].placement.withdraw():
-                self._known.pop(name).task.cancel()
+            self._known.pop(name).task.cancel()
 
     def _failed(self, name: str, known: _Known, error: KubeError) -> float:
         """What could not be done for one cluster is tried again; how soon."""
-        # The object is another one than the watch has told so far: it will.
         delay = known.backoff.next(error.retry_after_s)
         known.not_before, known.trouble = self._clock() + delay, str(error)
         log.warning(
@@ -179,7 +181,7 @@ class KubeRayProvider:
     async def _settle(self, name: str, known: _Known, cluster: RayCluster | None, asked: Demand) -> float | None:
         """One cluster: what is to be done now; when there may be something again, None: when something changes."""
         if cluster is None:
-            known.placement.withdraw()
+            known.placement.forget()
             if asked.jobs:
                 await self._create(name, known, asked)
             return None

@@ -10,6 +10,7 @@ has the same names, so that one of them is refused, and a size is set again to w
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -64,6 +65,7 @@ class Elected:
         self._instance = instance
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._held = False
+        self._one_at_a_time = threading.Lock()
 
     async def holds(self) -> bool:
         """Whether the lock is ours, asked of the server."""
@@ -71,9 +73,17 @@ class Elected:
 
     async def close(self) -> None:
         """End the connection, and with it the lock."""
-        await asyncio.to_thread(self._drop)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._one_at_a_time:  # who was cancelled while asking has left a thread behind that still asks
+            self._drop()
 
     def _holds(self) -> bool:
+        with self._one_at_a_time:
+            return self._ask()
+
+    def _ask(self) -> bool:
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(self._url, autocommit=True, **postgres_options())

@@ -19,6 +19,8 @@ log = logs.get(__name__)
 
 FIRST_DELAY_S, LAST_DELAY_S, STEADY_S = 0.5, 30.0, 60.0
 GRACE_S = 10.0
+_SECRETS = ("DIMINUENDO_CONDUCTOR_DATABASE", "DIMINUENDO_CONDUCTOR_COORDINATOR_TOKEN")
+"""Of the conductor's environment: evaluators inherit a coordinator's, and run what users wrote."""
 
 
 class LocalProvider:
@@ -44,7 +46,9 @@ class LocalProvider:
             log_file: Where its log is appended to.
             token: What it shows the conductor; empty: what its environment has.
         """
-        self._environ = {"DIMINUENDO_COORDINATOR_TOKEN": token} if token else {}
+        self._environ = {name: "" for name in _SECRETS if name in os.environ}
+        if token:
+            self._environ["DIMINUENDO_COORDINATOR_TOKEN"] = token
         self._name, self._options, self._clock = name, options, clock
         self._child = Child("diminuendo.services.coordinator", log_file)
         self._state, self._trouble = "absent", ""

@@ -106,6 +106,12 @@ class Placement:
             self._be("absent")
         return self.state == "absent"
 
+    def forget(self) -> None:
+        """The cluster is gone, and the coordinator with it."""
+        self._wanted = self._last = None
+        self._looked = False
+        self._be("absent")
+
     async def run(self) -> None:
         """Look, act, wait, until cancelled. The coordinator goes on without us."""
         while True:

@@ -71,7 +71,7 @@ class Watcher(threading.Thread):
         else:
             log.warning("watch_failed", status=error.status, reason=str(error), again_in_s=round(delay, 2))
         self._told.wait(delay)
-        return self._seen if error.status == 0 and version else ""
+        return "" if error.expired or not version else self._seen
 
     def _list(self) -> str:
         listed = self._api.list(self._selector)
