@@ -134,6 +134,8 @@ def test_the_page_tells_all_of_it_and_escapes_what_came(report: FleetReport) -> 
     assert "<strong>later</strong>: queued" in page
     assert "1 result is of an older version that said no figures, and in no sum." in page
     assert page.count('role="img"') == 2
+    assert "100,000" in page, "the axis has numbers as people write them"
+    assert "mathdefault" not in page
 
 
 def test_a_fleet_without_results_has_a_page(report: FleetReport) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.ticker import FuncFormatter, NullLocator
+
 from diminuendo.client.display import text
 from diminuendo.client.fleet.results import FleetReport, ModelRow
 from diminuendo.client.report import words
@@ -115,6 +117,8 @@ def _sizes(rows: Sequence[ModelRow]) -> Chart:
         axes.barh([at - 0.19 for at in places], old, height=0.36, color=MUTED, label="Original")
         axes.barh([at + 0.19 for at in places], new, height=0.36, color=BLUE, label="Compressed")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(places, [short(row.model) for row, _, _ in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
