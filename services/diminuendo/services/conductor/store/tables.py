@@ -161,6 +161,7 @@ requests = Table(
     Column("digest", String(64), nullable=False),
     Column("job_id", _Id, ForeignKey("jobs.id"), nullable=False),
     Column("time", BigInteger, nullable=False),
+    Index(None, "job_id"),
 )
 
 job_artifacts = Table(

@@ -27,6 +27,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("model", sa.String(length=63), server_default="", nullable=False))
     op.add_column("jobs", sa.Column("trace_parent", sa.String(length=64), server_default="", nullable=False))
     op.create_index(op.f("ix_jobs_fleet_model_id"), "jobs", ["fleet", "model", "id"], unique=False)
+    op.create_index(op.f("ix_requests_job_id"), "requests", ["job_id"], unique=False)
     op.create_table(
         "coordinators",
         sa.Column("name", sa.String(length=255), nullable=False),
