@@ -147,9 +147,10 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return answer["data"]
 
-    def query(self, expr: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series now."""
-        return [(one["metric"], float(one["value"][1])) for one in self.get("query", query=expr)["result"]]
+    def query(self, expr: str, moment: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series now, or at a moment in seconds since the epoch."""
+        when: dict[str, str | float] = {} if moment is None else {"time": moment}
+        return [(one["metric"], float(one["value"][1])) for one in self.get("query", query=expr, **when)["result"]]
 
     def value(self, expr: str) -> float | None:
         """The one value; None without any."""

@@ -67,7 +67,10 @@ class JobRunner:
             priority=given.job.priority,
         )
         claim = translate.to_claim(given)
-        with logs.bound(job=lease.job_name, epoch=lease.epoch), self.executor.job(claim, given.job.trace_parent) as executor:
+        with (
+            logs.bound(job=lease.job_name, epoch=lease.epoch),
+            self.executor.job(claim, given.job.trace_parent) as executor,
+        ):
             log.info("job_started", next_step=given.next_step, state_bytes=len(given.session_state))
             beat = Heartbeat(
                 self.conductor,

@@ -70,6 +70,7 @@ class Metrics:
         """Fresh, all at zero; with the figures of a host, if one is given."""
         self._clock, self._host = clock, host
         self._rpc: dict[str, _Rpc] = {}
+        self._under_way: dict[str, Gauge] = {}
         self._kinds, self._causes, self._reasons = _Bounded(), _Bounded(), _Bounded()
         self._fleets = _Fleets(clock)
         self.registry = registry = CollectorRegistry()
@@ -191,7 +192,10 @@ class Metrics:
 
     def under_way(self, method: str) -> Gauge:
         """How many calls of a method are under way: what comes is to add one, what ends to take it away."""
-        return self.rpcs_under_way.labels(method)
+        series = self._under_way.get(method)
+        if series is None:
+            series = self._under_way[method] = self.rpcs_under_way.labels(method)
+        return series
 
     def count_rpc(self, method: str, code: grpc.StatusCode, seconds: float, *, streams: bool = False) -> None:
         """A call has ended.
