@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from tests.k8s.chart.helm import Helm, Manifest, case, merged
@@ -135,6 +139,38 @@ def test_gpus_of_another_make(helm: Helm) -> None:
     (cluster,) = ray_clusters(helm.template(values))
     (worker,) = cluster["spec"]["workerGroupSpecs"]
     assert worker["template"]["spec"]["containers"][0]["resources"]["limits"]["amd.com/gpu"] == 2
+
+
+def test_the_coordinator_waits_for_ray(rendered: Rendered) -> None:
+    """The init container's own program, first without a Ray and then with one."""
+    spec = only(rendered("sqlite-rendered"), "Deployment", "rel-diminuendo-coordinator")["spec"]["template"]["spec"]
+    (container,) = spec["initContainers"]
+    program, url = container["args"]
+    assert url == "http://rel-diminuendo-head-svc.prod.svc:8265/api/gcs_healthz"
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        with subprocess.Popen(
+            [sys.executable, "-c", program, f"http://127.0.0.1:{port}/api/gcs_healthz"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as waiting:
+            assert waiting.stdout is not None
+            assert "again in 2 s" in waiting.stdout.readline()
+            reserved.close()
+            with HTTPServer(("127.0.0.1", port), _Healthy) as server:
+                server.handle_request()
+            assert waiting.wait(60) == 0
+
+
+class _Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"success")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
 
 
 def test_a_cluster_of_a_fixed_size(rendered: Rendered) -> None:
