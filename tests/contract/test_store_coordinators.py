@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
 
 import pytest
 from sqlalchemy import create_engine, text
 from tests.contract.conftest import NOW
 from tests.postgres import Postgres
 
+from diminuendo.services.common.errors import StoreUnavailableError
 from diminuendo.services.conductor.records import StoredCoordinator
 from diminuendo.services.conductor.store import coordinators
 from diminuendo.services.conductor.store.base import Store
 from diminuendo.services.conductor.store.sql import SqlStore
+from diminuendo.services.conductor.store.writer import Operation
 
 Open = Callable[[], Awaitable[Store]]
 SECOND = 1_000_000
@@ -66,6 +69,45 @@ async def test_those_gone_for_a_day_are_removed_when_a_new_one_comes(store: Stor
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM coordinators")).scalar_one() == 2
     engine.dispose()
+
+
+async def test_reports_that_come_together_are_stored_together(store: Store) -> None:
+    assert isinstance(store, SqlStore)
+    written = list[object]()
+    submit = store._writer.submit
+
+    def counted(operation: Operation[None]) -> Future[None]:
+        written.append(operation)
+        return submit(operation)
+
+    store._writer.submit = counted  # type: ignore[assignment,method-assign]
+    await asyncio.gather(*(store.report_coordinator(f"c{i}", b"%d" % i) for i in range(20)))
+    assert len(written) == 1
+    first = asyncio.create_task(store.report_coordinator("c0", b"older"))
+    await asyncio.sleep(0)
+    await store.report_coordinator("c0", b"newer")
+    await first
+    assert {c.name: c.body for c in await store.list_coordinators(since=0)} == {
+        "c0": b"newer",
+        **{f"c{i}": b"%d" % i for i in range(1, 20)},
+    }
+
+
+async def test_a_report_that_could_not_be_stored_says_so(store: Store) -> None:
+    assert isinstance(store, SqlStore)
+    await store.report_coordinator("c", b"1")
+    submit = store._writer.submit
+
+    def refuse(operation: object) -> object:
+        raise StoreUnavailableError("the disk is full")
+
+    store._writer.submit = refuse  # type: ignore[assignment,method-assign]
+    with pytest.raises(StoreUnavailableError):
+        await store.report_coordinator("c", b"2")
+    assert [c.body for c in await store.list_coordinators(since=0)] == [b"1"]
+    store._writer.submit = submit  # type: ignore[method-assign]
+    await store.report_coordinator("c", b"3")
+    assert [c.body for c in await store.list_coordinators(since=0)] == [b"3"]
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ from diminuendo.services.conductor.store.writer import Announce, Operation, Tran
 T = TypeVar("T")
 PROBE, PROBE_BYTES = "probe", 64 * 1024
 """Key of an evaluation, which is no sha256, and how much is written under it for a moment to see whether it can be."""
-JOBS_TOGETHER, PAGES_TOGETHER = 100, 20
-"""Jobs, and pages of events, that are read at a time."""
+JOBS_TOGETHER, PAGES_TOGETHER, REPORTS_TOGETHER = 100, 20, 50
+"""Jobs, and pages of events, that are read at a time; reports of coordinators that are written at a time."""
 _Page: TypeAlias = "tuple[str, int, int]"
 """A job's name, the sequence number that its events are to be above, and how many."""
 _EVENTS = (
@@ -98,12 +98,12 @@ class SqlStore:
         self._pages = Together[_Page, EventPage](
             lambda asked: self._read(lambda connection: _event_pages(connection, asked)), most=PAGES_TOGETHER
         )
+        self._told: dict[str, bytes] = {}
+        self._reports = Together[str, None](self._store_reports, most=REPORTS_TOGETHER)
         self._fleets = SqlFleets(self._write, self._read)
 
     @classmethod
-    def open(
-        cls, url: str, *, clock: Clock = wall_clock, timed: Callable[[str, float], None] = _untimed
-    ) -> SqlStore:
+    def open(cls, url: str, *, clock: Clock = wall_clock, timed: Callable[[str, float], None] = _untimed) -> SqlStore:
         """Connect, migrate, start. Blocks for as long as that takes.
 
         Args:
@@ -324,11 +324,22 @@ class SqlStore:
         return await self._write(lambda tx: artifacts.want(tx, sha256))
 
     async def report_coordinator(self, name: str, body: bytes) -> None:
-        """Store what a coordinator tells of itself."""
-        await self._write(lambda tx: coordinators.report(tx, name, body))
+        """Store what a coordinator tells of itself, together with what others tell at about the same time."""
+        self._told[name] = body
+        await self._reports.get(name)
+
+    async def _store_reports(self, names: Sequence[str]) -> Mapping[str, None]:
+        await asyncio.sleep(coordinators.GATHER_S)
+        told = {name: self._told[name] for name in names if name in self._told}
+        await self._write(lambda tx: coordinators.report(tx, told))
+        for name, body in told.items():
+            if self._told.get(name) is body:  # not the next one, which came meanwhile
+                del self._told[name]
+        return dict.fromkeys(names)
 
     async def forget_coordinator(self, name: str) -> None:
         """Forget a coordinator, if it is known."""
+        self._told.pop(name, None)
         await self._write(lambda tx: coordinators.forget(tx, name))
 
     async def list_coordinators(self, *, since: int) -> Sequence[StoredCoordinator]:

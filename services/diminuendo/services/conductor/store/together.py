@@ -1,4 +1,4 @@
-"""Reads that are asked for at about the same time, made as one: what costs most is the way to a thread and back."""
+"""What is asked for at about the same time, done as one: what costs most is the way to a thread and back."""
 
 from __future__ import annotations
 
