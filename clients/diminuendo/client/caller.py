@@ -76,7 +76,7 @@ def _metadata(token: str | None) -> Metadata:
 
 
 def said_version(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
-    """The server's version, from the initial metadata of one of its answers; None where it does not say."""
+    """The server's version, from the metadata of one of its answers; None where that does not say."""
     for key, value in metadata or ():
         if key == VERSION_KEY and isinstance(value, str) and re.fullmatch(r"[\w.+!-]{1,64}", value):
             return value

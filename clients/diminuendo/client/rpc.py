@@ -17,6 +17,7 @@ from diminuendo.client import errors
 from diminuendo.client.caller import Caller, Metadata, refused_message, said_version, version_error
 from diminuendo.client.config import Access, ClientConfig, RetryPolicy, is_loopback
 from diminuendo.client.oneline import one_line
+from diminuendo.client.traces import trace_metadata
 
 Answer = TypeVar("Answer")
 
@@ -129,7 +130,7 @@ class Connection:
             metadata = self.caller.metadata
             try:
                 left_s = max(0.001, deadline - time.monotonic())
-                return method(request, timeout=left_s, metadata=metadata)
+                return method(request, timeout=left_s, metadata=(*metadata, *trace_metadata()))
             except grpc.RpcError as error:
                 if self._token_renewed(error, metadata):
                     continue
@@ -288,7 +289,9 @@ def error_from(error: grpc.RpcError, where: str) -> errors.DiminuendoError:
 
 def version_said_by(error: grpc.RpcError) -> str | None:
     """The version of the server that failed a call; None where it does not say."""
-    return said_version(error.initial_metadata()) if isinstance(error, _ANSWERED) else None
+    if not isinstance(error, _ANSWERED):
+        return None
+    return said_version(error.trailing_metadata()) or said_version(error.initial_metadata())
 
 
 def _google_rpc(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo, list[errors.Violation]]:

@@ -22,7 +22,7 @@ async def test_every_answer_says_the_version(api: Any) -> None:
     job = await api.create()
     call = api.jobs.GetJob(job_service_pb2.GetJobRequest(name=job.name), timeout=10)
     await call
-    assert said(await call.initial_metadata()) == OWN
+    assert said(await call.trailing_metadata()) == OWN
     watch = api.watch(job.name)
     await watch.read()
     assert said(await watch.initial_metadata()) == OWN
@@ -34,7 +34,7 @@ async def test_every_answer_says_the_version(api: Any) -> None:
 async def test_errors_say_it_too(api: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await api.get("projects/p/jobs/none")
-    assert said(caught.value.initial_metadata()) == OWN
+    assert said(caught.value.trailing_metadata()) == OWN
 
 
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
@@ -50,7 +50,7 @@ async def test_what_is_not_known_names_both_versions(api: Any, kind: str) -> Non
         f"'FoldJob' is not known to this server of version {OWN}, and was asked for by a caller of version 9.8.7; "
         "update the older of them"
     )
-    assert said(caught.value.initial_metadata()) == OWN
+    assert said(caught.value.trailing_metadata()) == OWN
 
 
 async def test_what_is_not_ours_is_plainly_unimplemented(api: Any) -> None:

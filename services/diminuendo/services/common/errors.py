@@ -15,6 +15,8 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped, unused-ignore]
 from grpc_status import rpc_status  # type: ignore[import-untyped, unused-ignore]
 
+from diminuendo.services.common.version import VERSION_KEY, own_version
+
 DOMAIN = "diminuendo"
 
 
@@ -272,5 +274,7 @@ def to_proto(error: DiminuendoError) -> status_pb2.Status:
 
 
 def to_status(error: DiminuendoError) -> grpc.Status:
-    """What `context.abort_with_status` takes."""
-    return cast("grpc.Status", rpc_status.to_status(to_proto(error)))
+    """What `context.abort_with_status` takes; it says this program's version as well."""
+    status = rpc_status.to_status(to_proto(error))
+    said = (*status.trailing_metadata, (VERSION_KEY, own_version()))
+    return cast("grpc.Status", status._replace(trailing_metadata=said))

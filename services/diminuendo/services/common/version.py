@@ -6,7 +6,8 @@ import functools
 from importlib.metadata import version
 
 VERSION_KEY = "diminuendo-version"
-"""Key of the metadata that says the version: of the caller in a call's, of the conductor in an answer's."""
+"""Key of the metadata that says the version: of the caller in a call's, of the conductor in an answer's, where it is
+initial or trailing metadata."""
 
 
 @functools.cache

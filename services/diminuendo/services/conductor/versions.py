@@ -25,7 +25,11 @@ _MAKE = {
 
 
 class VersionInterceptor(grpc.aio.ServerInterceptor):
-    """Sends the version before each answer, also before an error. To be the outermost one."""
+    """Sends the version with each answer. To be the outermost one.
+
+    One answer of ours has it in its trailing metadata, which costs nothing; to send metadata before it would be a frame
+    more. Streams, and what others made, have it in their initial metadata. Errors bring it along: see `to_status`.
+    """
 
     def __init__(self) -> None:
         """Nothing has been called yet."""
@@ -37,7 +41,7 @@ class VersionInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """The handler of the call, which says the version first."""
+        """The handler of the call, which says the version."""
         path = str(handler_call_details.method)
         if path in self._wrapped:
             return self._wrapped[path]
@@ -46,16 +50,20 @@ class VersionInterceptor(grpc.aio.ServerInterceptor):
             # Not kept: callers may think of any number of names.
             return grpc.unary_unary_rpc_method_handler(self._unknown(path)) if path.startswith(_OURS) else None
         kind, make = _MAKE[handler.request_streaming, handler.response_streaming]
+        later = path.startswith(_OURS) and not handler.response_streaming
         self._wrapped[path] = wrapped = make(
-            cast("Any", self._telling(getattr(handler, kind))),
+            cast("Any", self._telling(getattr(handler, kind), later=later)),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
-    def _telling(self, behaviour: Any) -> Callable[[Any, _Context], Any]:
+    def _telling(self, behaviour: Any, *, later: bool) -> Callable[[Any, _Context], Any]:
         async def call(request: Any, context: _Context) -> Any:
-            await context.send_initial_metadata(self._metadata)
+            if later:
+                context.set_trailing_metadata(self._metadata)
+            else:
+                await context.send_initial_metadata(self._metadata)
             return await behaviour(request, context)
 
         async def stream(request: Any, context: _Context) -> AsyncIterator[Any]:
@@ -67,7 +75,6 @@ class VersionInterceptor(grpc.aio.ServerInterceptor):
 
     def _unknown(self, path: str) -> Callable[[Any, _Context], Awaitable[Any]]:
         async def call(_request: Any, context: _Context) -> None:
-            await context.send_initial_metadata(self._metadata)
             said = [str(value) for key, value in context.invocation_metadata() or () if key == VERSION_KEY]
             caller = f"a caller of version {said[0]}" if said else "a caller that does not say its version"
             name = path.rpartition("/")[2]
