@@ -9,10 +9,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from diminuendo.v1 import job_service_pb2
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from tests.observability.life import Life
 from tests.observability.receiver import receiving
 from tests.observability.rig import Conductor, fetched, until
 
+from diminuendo.client import AsyncClient, Client
 from diminuendo.engine import phases
 from diminuendo.engine.phases import Phase
 from diminuendo.engine.search.work import Prepare, Work
@@ -48,6 +52,23 @@ def test_the_span_of_a_call_is_the_callers_child_and_the_jobs_origin(tmp_path: P
     evaluated = tracing.evaluation_trace_id(lease.job.name, 1, 0)
     assert f'# {{trace_id="{evaluated}"}}' in page, "an exemplar names the trace of its evaluation"
     assert re.search(r'rpc_seconds_bucket\{.*method="CreateJob"\} \S+ # \{trace_id="[0-9a-f]{32}"\}', page)
+
+
+async def test_the_client_sends_the_span_that_its_user_is_in(tmp_path: Path) -> None:
+    span = NonRecordingSpan(SpanContext(int(TRACE, 16), int(SPAN, 16), is_remote=False, trace_flags=TraceFlags(1)))
+    with Conductor(tmp_path) as conductor, Client(conductor.grpc) as client:
+        with trace.use_span(span):
+            traced = client.submit("zoo:digits", delta=1.0)
+            async with AsyncClient(conductor.grpc) as other:
+                also = await other.submit("zoo:digits", delta=1.0)
+        untraced = client.submit("zoo:digits", delta=1.0)
+        with grpc.insecure_channel(conductor.grpc) as channel:
+            jobs = Life(channel).jobs
+            found = [
+                jobs.GetJob(job_service_pb2.GetJobRequest(name=job.name), timeout=10).trace_parent
+                for job in (traced, also, untraced)
+            ]
+    assert found == [f"00-{TRACE}-{SPAN}-01"] * 2 + [""]
 
 
 def test_an_evaluation_is_a_trace_of_its_own(tmp_path: Path) -> None:

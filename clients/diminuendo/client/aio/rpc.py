@@ -30,6 +30,7 @@ from diminuendo.client.rpc import (
     nobody_at,
     version_said_by,
 )
+from diminuendo.client.traces import trace_metadata
 
 if TYPE_CHECKING:
     from diminuendo.v1.artifact_service_pb2_grpc import ArtifactServiceAsyncStub
@@ -154,7 +155,7 @@ class AsyncConnection:
             try:
                 left_s = max(0.001, deadline - time.monotonic())
                 with self._closing_is_an_error():
-                    return await method(request, timeout=left_s, metadata=metadata)
+                    return await method(request, timeout=left_s, metadata=(*metadata, *trace_metadata()))
             except grpc.RpcError as error:
                 if await self._token_renewed(error, metadata):
                     continue
