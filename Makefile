@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service images docs constraints clean
+.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service bench-provider images docs constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -115,6 +115,9 @@ bench-service: $(STAMP) ## the service under load: calls, watches, a full databa
 
 docs: $(STAMP) ## write the API reference of diminuendo.client and diminuendo.engine to .build/docs
 	$(BIN)/python -W error docs/api/build.py .build/docs
+
+bench-provider: $(STAMP) ## the conductor's own time from a queued job to a coordinator on Kubernetes, and its memory
+	$(BIN)/python -m tests.bench.provider
 
 MODEL ?= resnet18
 MINUTES ?= 180
