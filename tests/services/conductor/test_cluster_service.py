@@ -34,7 +34,7 @@ def doing(name: str, state: job_pb2.EvaluatorState.ValueType, job: str = JOB) ->
 def coordinator(name: str, *evaluators: job_pb2.EvaluatorStatus) -> cluster_service_pb2.Coordinator:
     node = cluster_service_pb2.ClusterNode(name="n1", alive=True, cpus=2.0)
     return cluster_service_pb2.Coordinator(
-        name=name, version="1", ray_address="local", evaluators=evaluators, nodes=[node], works_waiting=3, jobs=[JOB]
+        name=name, version="1", ray_address="local", evaluators=evaluators, nodes=[node], works_waiting=3, jobs=[JOB, OTHER]
     )
 
 
@@ -91,6 +91,7 @@ async def test_of_one_job_only_what_works_on_it_is_told(api: Api) -> None:
     assert only.name == "c1"
     assert [e.evaluator for e in only.evaluators] == ["e0", "e3"]
     assert only.works_waiting == 3
+    assert list(only.jobs) == [JOB]
     assert await cluster(api, "projects/p/jobs/none") == []
 
 

@@ -51,6 +51,7 @@ def to_cluster(stored: Sequence[StoredCoordinator], job: str = "") -> v1.Cluster
                 continue
             del coordinator.evaluators[:]
             coordinator.evaluators.extend(working)
+            coordinator.jobs[:] = [name for name in coordinator.jobs if name == job]  # others are not the asker's
         coordinator.update_time.CopyFrom(timestamp(one.update_time))
         cluster.coordinators.append(coordinator)
     return cluster
