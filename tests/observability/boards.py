@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def legend(template: str, labels: dict[str, str]) -> str:
     """What Grafana calls a series."""
     for name, value in labels.items():
         template = template.replace(f"{{{{{name}}}}}", value)
-    return template.strip()
+    return re.sub(r"{{\w+}}", "", template).strip()
 
 
 def picture(panel: Panel) -> Path:

@@ -26,12 +26,14 @@ MODELS = {"tight": 0.5, "loose": 4.0, "hopeless": 0.001}
 """Delta of each model of the fleet."""
 POINTS, INTERVAL = 150, "30s"
 SCALES = {"bytes": (1e6, "MB"), "Bps": (1e3, "kB/s"), "percentunit": (0.01, "%"), "s": (1.0, "s"), "x": (1.0, "x")}
-LIMIT_S = 900.0
+LIMIT_S, MINUTES = 900.0, 5.0
 
 
 def work(run: Run) -> float:
     """The jobs, to their ends; a moment at which they ran, in seconds since the epoch."""
-    alone = run.client.submit("zoo:digits", delta=2.0, effort="quick", stage=2, job_id="alone")
+    alone = run.client.submit(
+        "zoo:digits", delta=2.0, effort="quick", stage=2, budget={"minutes": MINUTES}, job_id="alone"
+    )
     fleet = fleet_service_pb2.CreateFleetRequest(parent=PARENT, fleet_id="digits", fleet=fleet_pb2.Fleet())
     run.life.fleets.CreateFleet(fleet, timeout=10)
     models = [

@@ -17,7 +17,7 @@ from tests.postgres import Postgres
 from diminuendo.services.conductor.figures import MAX_JOBS, Figures
 from diminuendo.services.conductor.metrics import Host, Metrics
 from diminuendo.services.conductor.metrics.certificate import expiry_of
-from diminuendo.services.conductor.metrics.counted import MAX_VALUES, OTHER
+from diminuendo.services.conductor.metrics.counted import CAUSES, MAX_VALUES, OTHER
 from diminuendo.services.conductor.metrics.page import Page
 from diminuendo.services.conductor.metrics.told import MAX_PROJECTS, OTHERS, families
 from diminuendo.services.conductor.records import (
@@ -66,7 +66,8 @@ def test_values_that_coordinators_choose_are_bounded() -> None:
         if key[0] == "diminuendo_attempts_lost_total"
     }
     assert len(found) == MAX_VALUES + 1
-    assert found[OTHER] == 5
+    assert found[OTHER] == len(CAUSES) + 5
+    assert [found[cause] for cause in CAUSES] == [0] * len(CAUSES), "there from the start, so that the first one counts"
 
 
 def test_a_series_for_each_job_ends_with_the_newest_hundred() -> None:

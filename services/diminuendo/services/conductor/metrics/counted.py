@@ -8,6 +8,7 @@ as Prometheus expects.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -33,6 +34,12 @@ WAITING_METHODS = frozenset({"LeaseJob", "WaitJob"})
 """Unary calls that wait for something to happen, as streams do: how long they take says nothing of the conductor."""
 MAX_VALUES, OTHER = 20, "OTHER"
 """Different values of a label that coordinators choose, and what stands for all further ones."""
+KINDS = ("prepare", "survey", "evaluate", "judge", "export")
+CAUSES = ("EVALUATOR_LOST", "OUT_OF_MEMORY", "GPU_OUT_OF_MEMORY", "TIMEOUT")
+REASONS = (*CAUSES, "USER_CODE", "ARTIFACT_MISSING", "INTERNAL")
+"""Values of the labels that are known beforehand. Their series are there from the start: the first of something that
+happens would not be an increase of a series that begins with it.
+"""
 FLEETS_US = 15_000_000
 """How old the figures of fleets may be of which no change was told."""
 SECOND_US = 1_000_000
@@ -51,8 +58,8 @@ class _Rpc:
 class _Bounded:
     """Values of a label that others choose: the first ones as they are."""
 
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
+    def __init__(self, known: Iterable[str]) -> None:
+        self._seen = set(known)
 
     def of(self, value: str) -> str:
         """The value, or what stands for it."""
@@ -71,7 +78,7 @@ class Metrics:
         self._clock, self._host = clock, host
         self._rpc: dict[str, _Rpc] = {}
         self._under_way: dict[str, Gauge] = {}
-        self._kinds, self._causes, self._reasons = _Bounded(), _Bounded(), _Bounded()
+        self._kinds, self._causes, self._reasons = _Bounded(KINDS), _Bounded(CAUSES), _Bounded(REASONS)
         self._fleets = _Fleets(clock)
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -118,6 +125,8 @@ class Metrics:
         )
         for outcome in ("inside_delta", "outside_delta", "cancelled"):
             self.jobs_ended.labels(outcome, "")
+        for reason in REASONS:
+            self.jobs_ended.labels("failed", reason)
         self.ratio_points = Counter(
             "diminuendo_result_ratio_points",
             "Params ratios, less 1 each, of results inside delta: what the evaluators' time was spent for.",
@@ -154,12 +163,18 @@ class Metrics:
             buckets=EVALUATION_BUCKETS,
             registry=registry,
         )
+        for kind in KINDS:
+            self.evaluation_seconds.labels(kind)
+            for outcome in ("done", "remembered", *(("diverged",) if kind == "evaluate" else ())):
+                self.evaluations.labels(kind, outcome)
         self.samples = Counter(
             "diminuendo_samples", "Samples that candidates were tuned on, each time counted.", registry=registry
         )
         self.attempts_lost = Counter(
             "diminuendo_attempts_lost", "Attempts that came to nothing, by cause.", ["cause"], registry=registry
         )
+        for cause in CAUSES:
+            self.attempts_lost.labels(cause)
 
     def _count_content(self, registry: CollectorRegistry) -> None:
         self.content_bytes = Counter(
