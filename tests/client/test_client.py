@@ -22,9 +22,12 @@ from diminuendo.client import (
     InvalidArgumentError,
     JobState,
     NotFoundError,
+    PermissionDeniedError,
     ServerError,
     ServerUnavailableError,
+    ServerVersionError,
     Stage,
+    UnauthenticatedError,
     Violation,
 )
 
@@ -146,8 +149,9 @@ def test_list_fetches_pages_as_they_are_consumed(fake: FakeServer, client: Clien
         (grpc.StatusCode.ALREADY_EXISTS, AlreadyExistsError),
         (grpc.StatusCode.FAILED_PRECONDITION, FailedPreconditionError),
         (grpc.StatusCode.INTERNAL, ServerError),
-        (grpc.StatusCode.UNIMPLEMENTED, ServerError),
-        (grpc.StatusCode.PERMISSION_DENIED, ServerError),
+        (grpc.StatusCode.UNIMPLEMENTED, ServerVersionError),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDeniedError),
+        (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError),
     ],
 )
 def test_each_code_has_its_error(

@@ -219,6 +219,7 @@ def conductor(tmp_path: Path) -> Iterator[Conductor]:
 
 
 @pytest.mark.apart
+@pytest.mark.timeout(600)
 def test_alone_it_runs_every_remote_command_and_both_clients(
     light: Light, conductor: Conductor, recorded: Recorded
 ) -> None:

@@ -21,6 +21,7 @@ from diminuendo.client import (
     NotFoundError,
     ServerError,
     ServerUnavailableError,
+    UnauthenticatedError,
     Violation,
 )
 
@@ -189,6 +190,53 @@ async def held() -> AsyncIterator[Callable[..., Any]]:
 
     yield start
     for server in servers:
+        await server.stop(grace=None)
+
+
+async def test_a_token_that_is_renewed_is_taken_up(tmp_path: Path) -> None:
+    """By a call, and by a watch under way, which goes on behind what it has told."""
+    token, asked = tmp_path / "token", []
+    token.write_text("first")
+
+    async def allowed(context: Any, wanted: str) -> None:
+        said = dict(context.invocation_metadata())["authorization"]
+        asked.append(said)
+        if said != f"Bearer {wanted}":
+            token.write_text(wanted)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
+
+    async def get(request: job_service_pb2.GetJobRequest, context: Any) -> job_pb2.Job:
+        await allowed(context, "second")
+        return job_pb2.Job(name=request.name)
+
+    async def watch(request: job_service_pb2.WatchJobRequest, context: Any) -> AsyncIterator[job_pb2.JobEvent]:
+        if not request.after_sequence:
+            yield job_pb2.JobEvent(sequence=1)
+        await allowed(context, "third")
+        final = job_pb2.StateChanged(state=job_pb2.JOB_STATE_CANCELLED)
+        yield job_pb2.JobEvent(sequence=request.after_sequence + 1, state_changed=final)
+
+    server = grpc.aio.server()
+    methods: dict[str, Any] = {
+        "GetJob": grpc.unary_unary_rpc_method_handler(
+            get, job_service_pb2.GetJobRequest.FromString, job_pb2.Job.SerializeToString
+        ),
+        "WatchJob": grpc.unary_stream_rpc_method_handler(
+            watch, job_service_pb2.WatchJobRequest.FromString, job_pb2.JobEvent.SerializeToString
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("diminuendo.v1.JobService", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with AsyncClient(f"127.0.0.1:{port}", token_file=token) as client:
+            assert (await client.get("mine")).job_id == "mine"
+            assert [event.sequence async for event in client.job("mine").watch()] == [1, 2]
+        assert asked == [*("Bearer first", "Bearer second"), *("Bearer second", "Bearer third")]
+        async with AsyncClient(f"127.0.0.1:{port}", token="first") as client:
+            with pytest.raises(UnauthenticatedError, match="the token has expired; give another token"):
+                await client.get("mine")
+    finally:
         await server.stop(grace=None)
 
 
