@@ -34,7 +34,13 @@ def doing(name: str, state: job_pb2.EvaluatorState.ValueType, job: str = JOB) ->
 def coordinator(name: str, *evaluators: job_pb2.EvaluatorStatus) -> cluster_service_pb2.Coordinator:
     node = cluster_service_pb2.ClusterNode(name="n1", alive=True, cpus=2.0)
     return cluster_service_pb2.Coordinator(
-        name=name, version="1", ray_address="local", evaluators=evaluators, nodes=[node], works_waiting=3, jobs=[JOB, OTHER]
+        name=name,
+        version="1",
+        ray_address="local",
+        evaluators=evaluators,
+        nodes=[node],
+        works_waiting=3,
+        jobs=[JOB, OTHER],
     )
 
 
