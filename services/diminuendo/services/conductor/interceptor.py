@@ -132,8 +132,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         start = time.monotonic()
         ended: list[grpc.StatusCode] = []
         self._under_way += 1
-        under_way = self._metrics.under_way(method)
-        under_way.inc()
+        self._metrics.began(method)
         self._idle.clear()
         try:
             yield ended
@@ -143,7 +142,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         finally:
             code = ended[-1] if ended else grpc.StatusCode.OK
             self._metrics.count_rpc(method, code, time.monotonic() - start, streams=streams)
-            under_way.dec()
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()

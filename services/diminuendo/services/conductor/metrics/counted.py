@@ -8,12 +8,14 @@ as Prometheus expects.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as TallyCounter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import grpc
 from diminuendo.v1 import job_pb2
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from diminuendo.services.common import tracing
 from diminuendo.services.common.errors import StoreUnavailableError
@@ -77,7 +79,7 @@ class Metrics:
         """Fresh, all at zero; with the figures of a host, if one is given."""
         self._clock, self._host = clock, host
         self._rpc: dict[str, _Rpc] = {}
-        self._under_way: dict[str, Gauge] = {}
+        self._under_way = TallyCounter[str]()
         self._kinds, self._causes, self._reasons = _Bounded(KINDS), _Bounded(CAUSES), _Bounded(REASONS)
         self._fleets = _Fleets(clock)
         self.registry = registry = CollectorRegistry()
@@ -105,7 +107,6 @@ class Metrics:
             buckets=WAITING_BUCKETS,
             registry=registry,
         )
-        self.rpcs_under_way = Gauge("diminuendo_rpcs_under_way", "Calls under way.", ["method"], registry=registry)
         self.store_seconds = Histogram(
             "diminuendo_store_seconds",
             "Time from asking the database to its answer, the wait for its turn included; by kind of operation.",
@@ -205,15 +206,12 @@ class Metrics:
 
     # --- calls and the database ----------------------------------------------------------------------------
 
-    def under_way(self, method: str) -> Gauge:
-        """How many calls of a method are under way: what comes is to add one, what ends to take it away."""
-        series = self._under_way.get(method)
-        if series is None:
-            series = self._under_way[method] = self.rpcs_under_way.labels(method)
-        return series
+    def began(self, method: str) -> None:
+        """A call has come; `count_rpc` is to follow. From the pages' event loop only."""
+        self._under_way[method] += 1
 
     def count_rpc(self, method: str, code: grpc.StatusCode, seconds: float, *, streams: bool = False) -> None:
-        """A call has ended.
+        """A call that `began` has ended.
 
         Args:
             streams: Its answer is a stream.
@@ -226,6 +224,7 @@ class Metrics:
         if ended is None:
             ended = series.ended[code] = self.rpcs.labels(method, code.name)
         ended.inc()
+        self._under_way[method] -= 1
         series.took.observe(seconds, tracing.exemplar())
 
     def time_store(self, operation: str, seconds: float) -> None:
@@ -292,10 +291,16 @@ class Metrics:
         """The metrics of this moment; those of the database and of the host are read for it."""
         figures = await _figures(store, self._clock())
         self._fleets.refresh(store)
-        families = told.families(figures, self._fleets.known)
+        families = [*told.families(figures, self._fleets.known), self._calls_under_way()]
         if self._host is not None:
             families += await asyncio.to_thread(self._host.families)
         return Page(self.registry, families)
+
+    def _calls_under_way(self) -> Metric:
+        family = GaugeMetricFamily("diminuendo_rpcs_under_way", "Calls under way.", labels=["method"])
+        for method, calls in self._under_way.items():
+            family.add_metric([method], calls)
+        return family
 
     async def settle(self) -> None:
         """Return when nothing is read for the next page any more."""
