@@ -81,7 +81,8 @@ class FleetView:
     @cached_property
     def totals(self) -> Totals:
         """Sums over the results whose figures are known."""
-        return totals_of(map(row_of, self.jobs.values()))
+        results = (job.result for job in self.jobs.values() if job.result)
+        return totals_of((result.original, result.compressed) for result in results)
 
     @cached_property
     def _span(self) -> tuple[datetime | None, datetime | None]:
@@ -217,13 +218,13 @@ def _cells(job: JobInfo, *, wide: bool) -> list[RenderableType]:
 
 
 class LiveFleet:
-    """Shows a fleet in place on a terminal; a context manager. Its last frame stays on the screen."""
+    """Shows a fleet in place on a terminal, once a second; a context manager. Its last frame stays on the screen."""
 
     def __init__(self, console: Console, view: FleetView) -> None:
         """Show `view` on the console."""
         self._told = view
         self._frame = FleetFrame(view, rows=max(1, min(_ROWS, console.height - 8)))
-        self._live = Live(self._frame, console=console, refresh_per_second=4, vertical_overflow="crop")
+        self._live = Live(self._frame, console=console, refresh_per_second=1, vertical_overflow="crop")
 
     @property
     def view(self) -> FleetView:

@@ -105,7 +105,7 @@ class FleetReport:
     @property
     def totals(self) -> Totals:
         """Sums over the results whose figures are known."""
-        return totals_of(self.rows)
+        return totals_of((row.original, row.compressed) for row in self.rows)
 
     def to_json(self) -> str:
         """As indented JSON, with the totals; `read_report` reads it again."""
@@ -115,15 +115,15 @@ class FleetReport:
         return json.dumps(data, indent=2)
 
 
-def totals_of(rows: Iterable[ModelRow]) -> Totals:
-    """Sums over the rows whose figures are known."""
-    pairs = [(row.original, row.compressed) for row in rows if row.original and row.compressed]
+def totals_of(pairs: Iterable[tuple[Figures | None, Figures | None]]) -> Totals:
+    """Sums over originals and compressed networks of which both are known."""
+    known = [(before, after) for before, after in pairs if before and after]
     return Totals(
-        models=len(pairs),
-        params=sum(before.params for before, _ in pairs),
-        params_after=sum(after.params for _, after in pairs),
-        size_mb=sum(before.size_mb for before, _ in pairs),
-        size_mb_after=sum(after.size_mb for _, after in pairs),
+        models=len(known),
+        params=sum(before.params for before, _ in known),
+        params_after=sum(after.params for _, after in known),
+        size_mb=sum(before.size_bytes for before, _ in known) / 2**20,
+        size_mb_after=sum(after.size_bytes for _, after in known) / 2**20,
     )
 
 
