@@ -9,7 +9,7 @@ WORKERS ?= 2
 PROTO_VENV := .build/protos
 PROTOS := $(wildcard protos/diminuendo/v1/*.proto)
 
-.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service bench-provider images docs constraints clean
+.PHONY: help setup demo test test-apart test-faults test-k8s lint format protos bench bench-cifar100 bench-build bench-survey bench-calibrate bench-evaluators bench-search bench-ablation bench-tuning bench-latency bench-scale bench-service bench-provider bench-observability bench-reports images docs constraints clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,7 +32,7 @@ test: $(STAMP) ## run every test; of the crash matrix, a sample
 	@# their names: the longest file (e2e) is not the last one, for which the other core would wait.
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-apart: $(STAMP) ## run the tests that take minutes: a remote Ray cluster
+test-apart: $(STAMP) ## run the tests that take minutes: remote Ray, a whole fleet, real metrics, the light client alone
 	$(BIN)/python -m pytest tests -m apart
 
 test-faults: $(STAMP) ## kill every process at every point of a job, on both databases: the whole crash matrix
@@ -118,6 +118,12 @@ docs: $(STAMP) ## write the API reference of diminuendo.client and diminuendo.en
 
 bench-provider: $(STAMP) ## the conductor's own time from a queued job to a coordinator on Kubernetes, and its memory
 	$(BIN)/python -m tests.bench.provider
+
+bench-observability: $(STAMP) ## a page of metrics with 10,000 jobs, and what counting costs of a call
+	$(BIN)/python -m tests.bench.observability
+
+bench-reports: $(STAMP) ## what 20 coordinators that report twice a second take of the database's writer
+	$(BIN)/python -m tests.bench.reports
 
 MODEL ?= resnet18
 MINUTES ?= 180
