@@ -144,7 +144,7 @@ class _Executor:
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""
 
-    def job(self, claim: Claim) -> Self:
+    def job(self, claim: Claim, trace_parent: str = "") -> Self:
         """It is alone: what evaluators are asked for and what a job is."""
         return self
 

@@ -64,14 +64,14 @@ def shell() -> Iterator[Any]:
     """IPython in this process, with what a kernel's has: a kernel, and outputs that go elsewhere than the terminal."""
     config = Config()
     config.HistoryManager.enabled = False
-    hook = sys.excepthook
+    hook, main = sys.excepthook, sys.modules["__main__"]
     shell: Any = InteractiveShell.instance(config=config, display_pub_class=CapturingDisplayPublisher)
     shell.kernel = object()
     yield shell
     shell.atexit_operations()
     atexit.unregister(shell.atexit_operations)
     InteractiveShell.clear_instance()
-    sys.excepthook = hook
+    sys.excepthook, sys.modules["__main__"] = hook, main  # a module of IPython's own cannot be spawned from
 
 
 @pytest.fixture

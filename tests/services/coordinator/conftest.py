@@ -104,7 +104,7 @@ def executors(cluster: Cluster, tmp_path: Path) -> Iterator[Executors]:
         executor.close()
 
 
-def collect(executor: JobExecutor, count: int, timeout_s: float = 30.0) -> list[Done]:
+def collect(executor: JobExecutor, count: int, timeout_s: float = 120.0) -> list[Done]:
     """Wait for so many works."""
     done: list[Done] = []
     deadline = time.monotonic() + timeout_s

@@ -201,6 +201,7 @@ def test_cancelling_one_job_leaves_the_other_alone(executors: Executors) -> None
 
 def test_no_more_of_a_job_at_a_time_than_it_may(executors: Executors) -> None:
     shared = executors.shared(SCRIPTED)
+    _warm_up(shared.job(Claim("first", "p")))
     limited, other = shared.job(Claim("limited", "p", priority=9, most=1)), shared.job(Claim("other", "p"))
     for index in range(4):
         limited.submit(evaluate(index, "sleep 0.3"))
@@ -208,7 +209,7 @@ def test_no_more_of_a_job_at_a_time_than_it_may(executors: Executors) -> None:
     done = collect(limited, 4)
     assert len(collect(other, 1)) == 1
     assert [d.work.index for d in done] == [0, 1, 2, 3]
-    order = [index for index, _ in starts(executors.folder)]
+    order = [index for index, _ in starts(executors.folder) if index < 100]
     assert order.index(50) <= 1, "who may have no more leaves the rest to others"
 
 

@@ -10,6 +10,7 @@ import pytest
 from diminuendo.v1 import coordinator_service_pb2 as v1
 
 from diminuendo.services.coordinator import main
+from diminuendo.services.coordinator.crew import Crew
 from diminuendo.services.coordinator.settings import CoordinatorSettings
 from diminuendo.services.coordinator.stopping import Stop
 
@@ -49,5 +50,8 @@ def test_the_wait_for_a_job_is_no_part_of_its_lease(monkeypatch: pytest.MonkeyPa
     stub = SimpleNamespace(LeaseJob=waiting)
     executor = SimpleNamespace(revive=lambda: None, wait_until_usable=lambda stop: not stop.event.is_set())
     runner: Any = SimpleNamespace(executor=executor, conductor=SimpleNamespace(stub=stub), run=waiting.run)
-    main._loop(CoordinatorSettings.load(name="c"), 1, runner, stop)
+    settings = CoordinatorSettings.load(name="c")
+    crew = Crew(settings.jobs, stop)
+    main._lease(settings, 1, runner, crew, stop)
+    crew.join()
     assert waiting.told == [1000.0 + WAITED_S]

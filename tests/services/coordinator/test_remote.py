@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -143,12 +144,33 @@ def test_no_cluster_is_told() -> None:
 
 def test_the_coordinator_over_there_is_told_everything() -> None:
     """Each setting has its flag: what is set here and not passed on would be lost without a word."""
-    given = {"evaluators": 3, "evaluator_memory_gb": 1.5, "jobs": 2, "name": "far", "work_timeout_s": 9.0}
-    settings = CoordinatorSettings.load(ray_address="http://head:8265", conductor="here:1", artifacts="there", **given)
-    flags = dict(zip(*[iter(options(settings))] * 2, strict=True))
-    assert flags.pop("--ray-address") == "auto"
-    own = {"with_parent", "log_style", "ray_address"}
-    expected = {
-        f"--{name.replace('_', '-')}": str(getattr(settings, name)) for name in CoordinatorSettings.model_fields
+    given: dict[str, Any] = {
+        "conductor": "here:1",
+        "artifacts": "there",
+        "evaluators": 3,
+        "evaluator_memory_gb": 1.5,
+        "evaluator_gpus": 0.5,
+        "idle_s": 60.0,
+        "jobs": 2,
+        "name": "far",
+        "project": "vision",
+        "work_timeout_s": 9.0,
+        "log_level": "debug",
+        "traces": "http://collector:4317",
+        "token_file": Path("/run/token"),
+        "tls": True,
+        "ca_file": Path("/run/ca.crt"),
+        "cert_file": Path("/run/tls.crt"),
+        "key_file": Path("/run/tls.key"),
+        "allow_insecure_token": True,
     }
-    assert flags == {name: value for name, value in expected.items() if name[2:].replace("-", "_") not in own}
+    own = {"with_parent", "log_style", "ray_address", "token"}
+    assert given.keys() == CoordinatorSettings.model_fields.keys() - own, "a setting that this test does not know"
+    settings = CoordinatorSettings.load(ray_address="http://head:8265", **given)
+    words = list(options(settings))
+    flags = {name: value for name, value in zip(words, [*words[1:], ""], strict=True) if name.startswith("--")}
+    assert flags.pop("--ray-address") == "auto"
+    assert flags.keys() == {f"--{name.replace('_', '-')}" for name in given}
+    for name, value in given.items():
+        if value is not True:
+            assert flags[f"--{name.replace('_', '-')}"] == str(value)

@@ -30,7 +30,7 @@ MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 EXIT_CODES = {
     0: "done; of a compression: a model keeps delta or target",
-    1: "a failure: of the job, the server, a file",
+    1: "a failure: of the job, of a model of a fleet, the server, a file",
     2: "a mistake in what was asked for; nothing was done",
     3: "done, and no model keeps delta or target: the nearest is there",
     130: "interrupted by Ctrl-C; a server's job goes on",
