@@ -32,6 +32,7 @@ def submit(client: Client) -> Job:
     return client.submit("zoo:digits", delta=DELTA, effort=EFFORT, seed=SEED, budget=budget)
 
 
+@pytest.mark.apart  # the next one decides as the inline run, too
 def test_one_evaluator_decides_as_the_inline_run(inline_later: Future[Decisions], tmp_path: Path) -> None:
     with serving(tmp_path / "data", evaluators=1) as server, Client(server.target) as client:
         job = submit(client)  # both at once: one core each

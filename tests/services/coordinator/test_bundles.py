@@ -126,6 +126,7 @@ def wheel(folder: Path, name: str) -> Path:
     return made
 
 
+@pytest.mark.apart
 def test_packages_are_installed_before_an_evaluator_is_taken(executors: Executors, tmp_path: Path) -> None:
     shared = executors.shared(SCRIPTED, evaluators=1)
     packages = (f"dimtest @ {wheel(tmp_path, 'dimtest').as_uri()}",)

@@ -36,6 +36,7 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
     assert process.returncode == 0
 
 
+@pytest.mark.apart
 def test_its_own_coordinator_is_let_in(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "pki")
     pair = authority.issue("server")
