@@ -123,6 +123,7 @@ class Pod:
         flags += [f"--cap-drop={name.lower()}" for name in own.get("capabilities", {}).get("drop", ())]
         if own.get("allowPrivilegeEscalation") is False:
             flags.append("--security-opt=no-new-privileges")
+        flags += [f"--entrypoint={name}" for name in self._container.get("command", ())[:1]]
         for port, here in self._ports.items():
             flags.append(f"--publish=127.0.0.1:{here}:{port}")
         for entry in self._container.get("env", ()):
@@ -133,9 +134,7 @@ class Pod:
         return flags
 
     def _arguments(self) -> list[str]:
-        command = list(self._container.get("command", ()))
-        assert not command, "an entry point of its own is not needed; the image has one"
-        return [str(one) for one in self._container.get("args", ())]
+        return [str(one) for one in (*self._container.get("command", ())[1:], *self._container.get("args", ()))]
 
     def _value(self, entry: Mapping[str, Any]) -> str | None:
         source = entry.get("valueFrom")

@@ -91,8 +91,8 @@ async def test_another_conductor_takes_over(
 ) -> None:
     monkeypatch.setattr(leader, "LOOK_S", 0.1)
     async with conduct(database=url, data_dir=f"{tmp_path}/two") as second:
+        await sees(kube, lambda: kube.watching)  # it leads
         async with conduct(database=url, data_dir=f"{tmp_path}/one") as first:
-            await sees(kube, lambda: kube.watching)
             await first.api.create()
             await sees(kube, lambda: replicas(kube) == [2, 0])
             assert kube.watching == 1, "only one of them looks"
