@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from diminuendo.v1 import cluster_service_pb2, job_pb2
+from diminuendo.v1 import artifact_service_pb2, cluster_service_pb2, fleet_service_pb2, job_pb2, job_service_pb2
 from prometheus_client.parser import text_string_to_metric_families
 from tests.certificates import Authority
 from tests.postgres import Postgres
@@ -17,7 +17,7 @@ from tests.postgres import Postgres
 from diminuendo.services.conductor.figures import MAX_JOBS, Figures
 from diminuendo.services.conductor.metrics import Host, Metrics
 from diminuendo.services.conductor.metrics.certificate import expiry_of
-from diminuendo.services.conductor.metrics.counted import CAUSES, MAX_VALUES, OTHER
+from diminuendo.services.conductor.metrics.counted import CAUSES, MAX_VALUES, OTHER, STREAMS
 from diminuendo.services.conductor.metrics.page import Page
 from diminuendo.services.conductor.metrics.told import MAX_PROJECTS, OTHERS, families
 from diminuendo.services.conductor.records import (
@@ -41,6 +41,13 @@ def samples(page: Page) -> dict[tuple[str, ...], float]:
     """Every sample by its name and its labels' values, in the order of the labels' names."""
     found = [s for family in text_string_to_metric_families(page.encoded()[0].decode()) for s in family.samples]
     return {(s.name, *(s.labels[label] for label in sorted(s.labels))): s.value for s in found}
+
+
+def test_the_first_end_of_every_stream_is_an_increase() -> None:
+    """Its series is there before: one that began with it would have no rate."""
+    files = [service.DESCRIPTOR for service in (artifact_service_pb2, fleet_service_pb2, job_service_pb2)]
+    methods = [method for file in files for service in file.services_by_name.values() for method in service.methods]
+    assert sorted(method.name for method in methods if method.server_streaming) == sorted(STREAMS)
 
 
 def test_projects_beyond_the_bound_are_counted_together() -> None:

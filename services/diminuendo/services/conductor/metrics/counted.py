@@ -34,6 +34,8 @@ QUEUE_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
 EVALUATION_BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0)
 WAITING_METHODS = frozenset({"LeaseJob", "WaitJob"})
 """Unary calls that wait for something to happen, as streams do: how long they take says nothing of the conductor."""
+STREAMS = ("ReadArtifact", "WatchFleet", "WatchJob")
+"""Calls whose answer is a stream."""
 MAX_VALUES, OTHER = 20, "OTHER"
 """Different values of a label that coordinators choose, and what stands for all further ones."""
 KINDS = ("prepare", "survey", "evaluate", "judge", "export")
@@ -107,6 +109,8 @@ class Metrics:
             buckets=WAITING_BUCKETS,
             registry=registry,
         )
+        for method in (*STREAMS, *WAITING_METHODS):
+            self.rpc_waiting_seconds.labels(method)
         self.store_seconds = Histogram(
             "diminuendo_store_seconds",
             "Time from asking the database to its answer, the wait for its turn included; by kind of operation.",
