@@ -15,6 +15,7 @@ from diminuendo.client.display.chart import LEAST_HEIGHT, caption, chart
 from diminuendo.client.display.cluster import STYLES as EVALUATOR_STYLES
 from diminuendo.client.display.cluster import counts, doing, for_s
 from diminuendo.client.display.left import left_line
+from diminuendo.client.display.lines import STATE_STYLES
 from diminuendo.client.display.view import View
 from diminuendo.client.types import EvaluationFinished, JobState
 
@@ -25,16 +26,6 @@ _FIXED = 5
 """Lines that are always there: title, stage, best, left; what is going on."""
 _NAME = 10
 _MIDDLE = 80
-_STYLES = {
-    JobState.QUEUED: "yellow",
-    JobState.RUNNING: "cyan",
-    JobState.CANCELLING: "yellow",
-    JobState.PAUSING: "yellow",
-    JobState.PAUSED: "yellow",
-    JobState.CANCELLED: "magenta",
-    JobState.SUCCEEDED: "green",
-    JobState.FAILED: "red",
-}
 
 
 class Frame:
@@ -79,7 +70,7 @@ class Frame:
         count = len(view.warnings)
         state = Text.assemble(
             (f"{count} warning{'s' if count > 1 else ''}  " if count else "", "yellow"),
-            (view.state.value, _STYLES.get(view.state, "")),
+            (view.state.value, STATE_STYLES.get(view.state, "")),
             f"  {text.clock(view.elapsed_s(now))}",
         )
         return _pair(Text(text.one_line(view.title), style="bold"), state, width)
