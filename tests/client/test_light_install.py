@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from packaging.requirements import Requirement
-from tests.client.test_with_conductor import Conductor, Coordinator
+from tests.client.conductor import Conductor
+from tests.client.test_with_conductor import Coordinator
 
 from diminuendo.client.cli import main as cli
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import random
 import socket
-import sys
 import threading
 import zlib
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import grpc
 import pytest
 from diminuendo.v1 import artifact_service_pb2, artifact_service_pb2_grpc, coordinator_service_pb2_grpc
 from diminuendo.v1 import coordinator_service_pb2 as wire
+from tests.client.conductor import Conductor
 
 from diminuendo.client import (
     AlreadyExistsError,
@@ -33,7 +33,6 @@ from diminuendo.client import (
     StepCommitted,
     Updated,
 )
-from diminuendo.client.child import Child
 from diminuendo.engine.store import DirectoryStore
 
 if TYPE_CHECKING:
@@ -41,29 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.client.conftest import Recorded
-
-
-class Conductor:
-    """A conductor process that can be killed and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = "0"
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "diminuendo.client.cli.main", "conductor"]
-        command += ["--data-dir", str(self.folder / "data"), "--port", self.port, "--http-port", "0"]
-        self.child = Child(command, log=self.folder / "conductor.log")
-        line = self.child.read_line("ready ", timeout_s=30)
-        self.target = line.split()[1].removeprefix("grpc=")
-        self.port = self.target.rpartition(":")[2]
-
-    def kill(self) -> None:
-        self.child.stop(timeout_s=0)  # no time to say goodbye
-
-    def store(self) -> DirectoryStore:
-        return DirectoryStore(self.folder / "data" / "artifacts")
 
 
 @pytest.fixture

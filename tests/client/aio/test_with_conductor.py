@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.client.test_with_conductor import Conductor, Coordinator
+from tests.client.conductor import Conductor
+from tests.client.test_with_conductor import Coordinator
 
 from diminuendo.client import (
     AlreadyExistsError,

@@ -1,45 +1,14 @@
-"""A real conductor in a process of its own, and somebody who plays the coordinator to it."""
+"""Somebody who plays the coordinator to a conductor."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from pathlib import Path
 
 import grpc
 from diminuendo.v1 import coordinator_service_pb2 as wire
 from diminuendo.v1 import coordinator_service_pb2_grpc, job_pb2
-
-from diminuendo.client.child import Child
-from diminuendo.engine.store import DirectoryStore
-
-
-class Conductor:
-    """A conductor that can be killed and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        """Start it."""
-        self.folder = folder
-        self.port = "0"
-        self.start()
-
-    def start(self) -> None:
-        """Start it, again at its port."""
-        command = [sys.executable, "-m", "diminuendo.client.cli.main", "conductor"]
-        command += ["--data-dir", str(self.folder / "data"), "--port", self.port, "--http-port", "0"]
-        self.child = Child(command, log=self.folder / "conductor.log")
-        line = self.child.read_line("ready ", timeout_s=60)
-        self.target = line.split()[1].removeprefix("grpc=")
-        self.port = self.target.rpartition(":")[2]
-
-    def kill(self) -> None:
-        """End it with no time to say goodbye."""
-        self.child.stop(timeout_s=0)
-
-    def stop(self) -> None:
-        """End it."""
-        self.child.stop(timeout_s=15)
+from tests.client.conductor import Conductor
 
 
 class Player:
@@ -48,7 +17,7 @@ class Player:
     def __init__(self, conductor: Conductor, project: str) -> None:
         """Nothing is leased yet; only this project's jobs will be."""
         self._project = project
-        self._store = DirectoryStore(conductor.folder / "data" / "artifacts")
+        self._store = conductor.store()
         self._channel = grpc.insecure_channel(conductor.target)
         self._stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel)
         self.leased: dict[str, wire.Lease] = {}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.client.fleet.conductor import Conductor, Player
+from tests.client.conductor import Conductor
+from tests.client.fleet.conductor import Player
 
 from diminuendo.client import Client, ClientConfig
 

@@ -13,7 +13,8 @@ import pytest
 from diminuendo.client.cli.complete import candidates
 
 if TYPE_CHECKING:
-    from tests.client.fleet.conductor import Conductor, Player
+    from tests.client.conductor import Conductor
+    from tests.client.fleet.conductor import Player
     from tests.client.fleet.conftest import MakeBundle
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

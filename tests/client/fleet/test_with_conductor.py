@@ -27,7 +27,8 @@ from diminuendo.client.fleet.results import read_report
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tests.client.fleet.conductor import Conductor, Player
+    from tests.client.conductor import Conductor
+    from tests.client.fleet.conductor import Player
     from tests.client.fleet.conftest import MakeBundle
 
 
