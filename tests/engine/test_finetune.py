@@ -16,7 +16,7 @@ from diminuendo.engine.descent import one_cycle
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.score import divergence, outputs_of
 from diminuendo.engine.task import Recipe, Samples, Task, TaskError
-from diminuendo.engine.teacher import FEW_COPIES, MAX_COPIES, Teacher, distillation
+from diminuendo.engine.teacher import FEW_COPIES, MAX_COPIES, REPEATS, Missing, Teacher, distillation
 
 RECIPE = Recipe(rate=0.1, batch_size=16, weight_decay=0.0)
 
@@ -67,6 +67,51 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     assert not torch.equal(found[0], original.state_dict()["2.weight"])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_missing_is_0_at_the_original_and_1_where_nothing_is_told() -> None:
+    torch.manual_seed(0)
+    teacher = torch.randn(40, 7)
+
+    def missing(*parts: tuple[Tensor, Tensor]) -> float:
+        found = Missing(4.0)
+        for student, wanted in parts:
+            found.add(student, wanted)
+        return found.value
+
+    assert missing((teacher, teacher)) == 0.0
+    assert missing((torch.full((40, 7), 3.0), teacher)) == pytest.approx(1.0)
+    assert missing((-teacher, teacher)) == 1.0
+    near, nearer = teacher + 0.3 * torch.randn(40, 7), teacher + 0.1 * torch.randn(40, 7)
+    assert 0.05 < missing((nearer, teacher)) < 0.15 < missing((near, teacher)) < 0.4
+    halves = [(near[:10], teacher[:10]), (near[10:], teacher[10:])]
+    assert missing(*halves) == pytest.approx(missing((near, teacher)), rel=1e-5)
+    assert missing((teacher * math.nan, teacher)) == 1.0
+
+
+def test_what_is_missing_of_one_column_is_of_its_variance() -> None:
+    torch.manual_seed(0)
+    teacher = torch.randn(400, 1)
+    for student, wanted in ((teacher, 0.0), (teacher.mean().expand(400, 1), 1.0), (teacher + 0.2, 0.2)):
+        found = Missing(4.0)
+        found.add(student, teacher)
+        assert found.value == pytest.approx(wanted, abs=0.02)
+
+
+def test_orthogonalised_steps_are_shorter_the_nearer_the_original_is() -> None:
+    """From the original itself they are short, and a tuning leaves it nearly as it was."""
+    model, samples = problem()
+    teacher = Teacher(model, samples, None, seed=3)
+    moved = []
+    for noise in (0.0, 0.3):
+        student = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(noise * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+        before = copy.deepcopy(student.state_dict())["0.weight"]
+        finetune(student, teacher, functional.cross_entropy, RECIPE, epochs=0.1, rate=1.0, seed=0)
+        moved.append(float((student.state_dict()["0.weight"] - before).norm()))
+    assert 0.0 < moved[0] < 0.6 * moved[1]
 
 
 def test_tuning_brings_a_student_back_to_its_teacher() -> None:
@@ -202,9 +247,9 @@ def test_where_only_logits_fit_the_original_sees_each_block_of_a_copy_once(monke
     assert seen == 700
     later = whole_pass(teacher, 3)
     assert seen == 700
-    whole_pass(teacher, 1 + 2 * FEW_COPIES)
+    whole_pass(teacher, 1 + REPEATS * FEW_COPIES)
     assert seen == 700
-    assert [teacher.copy_of(number) for number in (*range(9), 15, 16, 17)] == [0, 1, 0, 1, 2, 3, 2, 3, 4, 7, 0, 1]
+    assert [teacher.copy_of(n) for n in (*range(4), *range(6, 10), 31, 32, 33)] == [0, 1, 0, 1, 0, 1, 2, 3, 7, 0, 1]
     handle.remove()
     inputs, logits = later
     assert logits is not None

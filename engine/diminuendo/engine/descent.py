@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from diminuendo.engine.orthogonal import Orthogonal, matrices
 from diminuendo.engine.task import MakeOptimizer, MakeScheduler, Recipe, TaskError
 
 WARM = 0.15
@@ -44,7 +45,13 @@ class Descent:
     """An optimizer on a network's trainable weights, and their moving average.
 
     Weights narrower than float32 are stepped on and averaged in float32, in which a small step is not rounded away.
+
+    Attributes:
+        distance: How far the network is from where it is to go, 0 to 1, see `teacher.Missing`; None: as far as can be.
+            Orthogonalised steps are as long whatever the gradient is: they are shortened by it.
     """
+
+    distance: float | None = None
 
     def __init__(
         self,
@@ -61,7 +68,7 @@ class Descent:
         Args:
             steps: How many will be taken.
             rate: What the optimizer's rates are multiplied by.
-            optimizer: None: SGD with Nesterov momentum, by the recipe.
+            optimizer: None: `Orthogonal` or SGD, with Nesterov momentum, by the recipe.
             scheduler: None: `one_cycle`, with the optimizer's rates at its peak.
 
         Raises:
@@ -72,7 +79,9 @@ class Descent:
         self._wide = [nn.Parameter(p.detach().float()) if p.dtype in _NARROW else p for p in self._parameters]
         self._values: list[Tensor] = list(self._wide)
         self._is_narrow = any(p.dtype in _NARROW for p in self._parameters)
-        self._optimizer = _checked(optimizer(self._wide), self._wide) if optimizer else _sgd(self._wide, recipe)
+        self._optimizer = (
+            _checked(optimizer(self._wide), self._wide) if optimizer else self._by_recipe(recipe, matrices(model))
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = group["lr"] * rate
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
@@ -111,6 +120,8 @@ class Descent:
         if not self._as_they_are:
             self._gather()
         torch.nn.utils.clip_grad_norm_(self._wide, self._clip, foreach=True)
+        if self.distance is not None and isinstance(self._optimizer, Orthogonal):
+            self._optimizer.reach = self.distance
         self._optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -127,6 +138,16 @@ class Descent:
             torch._foreach_copy_(self._values, self._average)
             self._write(self._average)
         return all(bool(torch.isfinite(p).all()) for p in self._parameters)
+
+    def _by_recipe(self, recipe: Recipe, orthogonalised: Sequence[nn.Parameter]) -> Optimizer:
+        own = {id(weight) for weight in orthogonalised} if recipe.orthogonal else set()
+        return Orthogonal(
+            self._wide,
+            [wide for wide, weight in zip(self._wide, self._parameters, strict=True) if id(weight) in own],
+            recipe.rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
 
     def _gather(self) -> None:
         """Dense gradients, those of narrow weights in float32."""
@@ -145,17 +166,6 @@ class Descent:
 
 def _is_sparse(parameter: nn.Parameter) -> bool:
     return parameter.grad is not None and parameter.grad.is_sparse
-
-
-def _sgd(parameters: list[nn.Parameter], recipe: Recipe) -> Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        lr=recipe.rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-        foreach=True,
-    )
 
 
 def _checked(made: object, parameters: list[nn.Parameter]) -> Optimizer:

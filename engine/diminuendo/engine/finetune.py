@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from diminuendo.engine.randomness import Randomness
 from diminuendo.engine.score import check_shapes
 from diminuendo.engine.search.work import OWN
 from diminuendo.engine.task import Losses, MakeOptimizer, MakeScheduler, Recipe, summed
-from diminuendo.engine.teacher import distillation
+from diminuendo.engine.teacher import Missing, distillation
 
 WATCHED = 8
 """On a GPU the loss is looked at after so many steps: each look waits for the device."""
@@ -106,16 +106,34 @@ def finetune(
         model.train()
         with closing(teacher.lessons(start, epochs, recipe.batch_size, generator, bf16=bf16)) as lessons:
             for step, lesson in enumerate(lessons, start=1):
-                count = len(lesson.wanted)
-                value = descent.step_by_parts(
-                    len(part.wanted) / count * value_of(model, part, loss, teacher.logits, recipe, bf16=bf16)
-                    for part in lesson.split(parts)
-                )
+                values = _values(model, lesson.split(parts), loss, teacher.logits, recipe, descent, bf16=bf16)
+                value = descent.step_by_parts(values)
                 if step % watched == 0 and not math.isfinite(float(value)):
                     return Tuning(step * recipe.batch_size, diverged=True)
     finite = descent.finish()
     model.eval()
     return Tuning(samples, diverged=not finite)
+
+
+def _values(
+    model: nn.Module,
+    parts: Sequence[Lesson],
+    loss: Callable[[Any, Any], Losses],
+    logits: Callable[[Any], Tensor],
+    recipe: Recipe,
+    descent: Descent,
+    *,
+    bf16: bool,
+) -> Iterator[Tensor]:
+    """What is made small on each part of a batch; from the first batch the descent learns how far there is to go."""
+    count, missing = sum(len(part.wanted) for part in parts), Missing(recipe.tau)
+    for part in parts:
+        value, found = _valued(model, part, loss, logits, recipe, bf16=bf16)
+        if descent.distance is None:
+            missing.add(found, part.wanted)
+        yield len(part.wanted) / count * value
+    if descent.distance is None:
+        descent.distance = missing.value
 
 
 def value_of(
@@ -128,6 +146,19 @@ def value_of(
     bf16: bool,
 ) -> Tensor:
     """What is made small on a batch: the owner's loss and the distillation."""
+    return _valued(model, lesson, loss, logits, recipe, bf16=bf16)[0]
+
+
+def _valued(
+    model: nn.Module,
+    lesson: Lesson,
+    loss: Callable[[Any, Any], Losses],
+    logits: Callable[[Any], Tensor],
+    recipe: Recipe,
+    *,
+    bf16: bool,
+) -> tuple[Tensor, Tensor]:
+    """What is made small on a batch, and the logits."""
     with autocast(model, enabled=bf16):
         outputs = tree.call(model, lesson.inputs)
     if bf16:
@@ -135,4 +166,4 @@ def value_of(
     found = logits(outputs)
     check_shapes(lesson.wanted, found)
     own = OWN if recipe.own is None else recipe.own
-    return own * summed(loss(outputs, lesson.targets)) + distillation(found, lesson.wanted, recipe.tau)
+    return own * summed(loss(outputs, lesson.targets)) + distillation(found, lesson.wanted, recipe.tau), found

@@ -246,10 +246,13 @@ TOP1 = Metric("top1", top1_score)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How candidates are fine-tuned: SGD with Nesterov momentum, one-cycle cosine, EMA, distillation.
+    """How candidates are fine-tuned: Nesterov momentum, one-cycle cosine, EMA, distillation.
 
     Attributes:
         rate: Peak learning rate.
+        weight_decay: Of weights whose steps are not orthogonalised.
+        orthogonal: Whether steps on the weight matrices of linear layers and convolutions are orthogonalised, see
+            `engine.orthogonal`; otherwise all is plain SGD.
         tau: Temperature of the distillation.
         own: Weight of the owner's loss beside the distillation. None: a search tries 0.03 and 1 on one candidate and
             goes on with the better. Labels that the original itself does not fit are learned by heart; where it fits
@@ -266,6 +269,7 @@ class Recipe:
     own: float | None = None
     ema: float = 0.99
     clip: float = 5.0
+    orthogonal: bool = True
 
 
 Losses = Tensor | Mapping[str, Tensor]
@@ -365,7 +369,7 @@ class Task:
             ``lambda outputs: outputs.unsqueeze(1)``. What the metric looks at is to be in it: a head that is not costs
             nothing to harm, as far as the survey can see.
         optimizer: parameters -> what steps on them, e.g. ``lambda parameters: torch.optim.AdamW(parameters, 1e-3)``;
-            None: SGD by the recipe. Its rates rise and fall over the steps as the recipe's does, unless there is a
+            None: as the recipe has it. Its rates rise and fall over the steps as the recipe's does, unless there is a
             scheduler.
         scheduler: (optimizer, steps) -> what sets its rates, called once after each of so many steps; None: one cycle.
         forward: (network, inputs) -> outputs of a batch, wherever the network is run; None: the network is called, see

@@ -24,8 +24,9 @@ FEW_COPIES = 8
 """Most augmented copies of the training data; and most where only logits are kept of them, since there a copy is dear:
 a forward of the original over all the data, and an augmentation each time it is used."""
 
-PAIR = 2
-"""Dear copies are used two and two, each twice before the next two are made: a short job pays for half as many."""
+PAIR, REPEATS = 2, 4
+"""Dear copies are used two and two, each four times before the next two are made: three passes over one copy end as
+near to the original as three over two, and the original's forwards cost as much as a pass of a small student."""
 
 COPIES_BYTES = 256 * 2**20
 """Most memory for what is kept of the copies."""
@@ -41,6 +42,9 @@ _PROBED = 3
 _ALIKE = 1e-2
 """Samples from which it is seen whether logits come sample by sample, and how near they must be, relative to the
 largest: the same sample in another batch is rounded differently."""
+
+_NOTHING = 1e-12
+"""Loss below which the original itself tells nothing apart."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Teacher(Original):
         """The copy that a pass uses, by the pass's number."""
         if self.keeps_inputs:
             return number % self.copies
-        return (number // PAIR**2 * PAIR + number % PAIR) % self.copies
+        return (number // (PAIR * REPEATS) * PAIR + number % PAIR) % self.copies
 
     @cached_property
     def _plan(self) -> tuple[int, bool]:
@@ -244,3 +248,29 @@ def distillation(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     log_student = functional.log_softmax(student / tau, dim=1).clamp_min(least)
     log_teacher = functional.log_softmax(teacher / tau, dim=1).clamp_min(least)
     return functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * tau**2
+
+
+class Missing:
+    """How far logits are from the original's: 0 where they are the same, 1 where they say nothing, or worse than that.
+
+    The root of the distillation's loss, relative to that of logits that are the same for every class, or, of one
+    column, for every sample. 1 where that is no number.
+    """
+
+    def __init__(self, tau: float) -> None:
+        """At a temperature."""
+        self._tau = tau
+        self._found = self._nothing = 0.0
+
+    def add(self, student: Tensor, teacher: Tensor) -> None:
+        """Take in a part of a batch."""
+        student, teacher = rows_of(student.detach()), rows_of(teacher)
+        nothing = teacher.mean().expand_as(teacher) if teacher.shape[1] == 1 else torch.zeros_like(teacher)
+        self._found += len(teacher) * float(distillation(student, teacher, self._tau))
+        self._nothing += len(teacher) * float(distillation(nothing, teacher, self._tau))
+
+    @property
+    def value(self) -> float:
+        """Of all parts."""
+        share = self._found / max(self._nothing, _NOTHING)
+        return math.sqrt(min(1.0, max(0.0, share))) if math.isfinite(share) else 1.0
