@@ -30,7 +30,7 @@ def test_both_loops_do_the_same_to_a_network() -> None:
     finetune(ours, teacher, task.loss_of, recipe, epochs=9, rate=1.0, seed=0)
     for one, two in zip(hand.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(ours.get_parameter("3.weight"), student.get_parameter("3.weight"), atol=1e-2)
+    assert not torch.allclose(ours.get_parameter("3.weight"), student.get_parameter("3.weight"), atol=2e-3)
 
 
 def test_figures_are_of_steps_and_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,14 +225,16 @@ class Stand:
         start: float = 0.0,
         teacher: Teacher | None = None,
         own: float | None = None,
+        orthogonal: bool = True,
     ) -> nn.Module:
         """Tune in place, as the engine does, and re-estimate BatchNorm.
 
         Args:
             teacher: What is tuned towards, where it is another one.
             own: Weight of the task's loss, where it is not the recipe's.
+            orthogonal: Whether steps on matrices are orthogonalised.
         """
-        recipe = self.bench.recipe
+        recipe = replace(self.bench.recipe, orthogonal=orthogonal)
         self._tunings += 1
         finetune(
             model,

@@ -88,6 +88,12 @@ def _own(weight: float, *, distilled: bool = True) -> Variant:
     return _each(one)
 
 
+def _by_sgd(stand: Stand, ratio: float) -> Scored:
+    """With plain SGD's steps on matrices, too."""
+    built = stand.built(stand.aware, stand.aware.plan(ratio, stand.params))
+    return stand.scored(stand.tune(built, stand.epochs, orthogonal=False))
+
+
 def _from_factors_after(stand: Stand, ratio: float) -> Scored:
     """What a child has in a search that starts each candidate anew: half of the epochs."""
     built = stand.built(stand.aware, stand.aware.plan(ratio, stand.params))
@@ -208,6 +214,7 @@ VARIANTS: dict[str, Variant] = {
     "no distillation": _own(1.0, distilled=False),
     "both in full": _own(1.0),
     "distillation alone": _own(0.0),
+    "plain SGD": _each(_by_sgd),
     "half, from factors": _each(_from_factors_after),
     "half, from a parent": _each(_from_parent),
     "separate": _separate,

@@ -75,7 +75,7 @@ def data() -> tuple[Samples, Samples]:
 #     return inputs + 0.05 * torch.randn(inputs.shape, generator=generator, device=generator.device).to(inputs.device)
 
 
-# What steps on the weights when a candidate is tuned. Without it: SGD with momentum, by the recipe.
+# What steps on the weights when a candidate is tuned. Without it: momentum, by the recipe.
 #
 # def optimizer(parameters):
 #     return torch.optim.AdamW(parameters, lr=1e-3)
