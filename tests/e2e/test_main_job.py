@@ -26,6 +26,9 @@ from diminuendo.engine.zoo import task as zoo_task
 
 pytestmark = pytest.mark.timeout(600)
 
+FOLDER_BYTES = 20_000
+"""What a weight file may have beside params: BatchNorm's statistics, and the names of tensors."""
+
 
 def submit(client: Client) -> Job:
     budget = {str(unit): most for unit, most in BUDGET.items()}
@@ -77,7 +80,7 @@ def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folde
     assert before.params / figures.params == inline.certificate["params_ratio"]
     assert before.macs / figures.macs == inline.certificate["macs_ratio"]
     assert sum(p.numel() for p in model.parameters()) == figures.params
-    assert (inline_folder / "model.safetensors").stat().st_size < 0.25 * 4 * before.params
+    assert (inline_folder / "model.safetensors").stat().st_size < 1.5 * 4 * figures.params + FOLDER_BYTES
     assert not torch.equal(next(iter(model.parameters())), next(iter(original.model.parameters())))
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diminuendo.engine.orthogonal import SHARE, Orthogonal, matrices, orthogonalised, scale_of
+from diminuendo.engine.orthogonal import SHARE, Orthogonal, matrices, scale_of
+from diminuendo.engine.orthogonal import orthogonalised as all_orthogonalised
 
 SHAPES = [(24, 24), (8, 40), (40, 8), (12, 6, 3, 3), (40, 3, 1, 1)]
 
@@ -17,6 +18,10 @@ def spread(*shape: int) -> Tensor:
     u, _, v = torch.linalg.svd(made.flatten(1), full_matrices=False)
     found: Tensor = u * torch.logspace(0, -1.5, u.shape[1], dtype=torch.float64) @ v
     return found.view(shape)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    return all_orthogonalised([matrix])[0]
 
 
 def singular_values(matrix: Tensor) -> Tensor:
@@ -45,6 +50,14 @@ def test_directions_are_kept(shape: tuple[int, ...]) -> None:
 def test_single_precision_gives_the_same() -> None:
     given = spread(8, 40)
     torch.testing.assert_close(orthogonalised(given.float()).double(), orthogonalised(given), atol=1e-4, rtol=0)
+
+
+def test_matrices_of_all_sizes_come_out_side_by_side_as_each_by_itself() -> None:
+    shapes = [*SHAPES, (100, 70), (64, 65), (5, 3), (2, 2), (3, 100)]
+    given = [spread(*shape) for shape in shapes] + [spread(8, 40).float()]
+    for matrix, found in zip(given, all_orthogonalised(given), strict=True):
+        assert found.dtype == matrix.dtype
+        torch.testing.assert_close(found, orthogonalised(matrix))
 
 
 def test_nothing_comes_of_nothing() -> None:
