@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -45,13 +45,7 @@ class Descent:
     """An optimizer on a network's trainable weights, and their moving average.
 
     Weights narrower than float32 are stepped on and averaged in float32, in which a small step is not rounded away.
-
-    Attributes:
-        distance: How far the network is from where it is to go, 0 to 1, see `teacher.Missing`; None: as far as can be.
-            Orthogonalised steps are as long whatever the gradient is: they are shortened by it.
     """
-
-    distance: float | None = None
 
     def __init__(
         self,
@@ -62,6 +56,7 @@ class Descent:
         rate: float = 1.0,
         optimizer: MakeOptimizer | None = None,
         scheduler: MakeScheduler | None = None,
+        distance: Callable[[], float] | None = None,
     ) -> None:
         """Begin with the network's weights.
 
@@ -70,6 +65,9 @@ class Descent:
             rate: What the optimizer's rates are multiplied by.
             optimizer: None: `Orthogonal` or SGD, with Nesterov momentum, by the recipe.
             scheduler: None: `one_cycle`, with the optimizer's rates at its peak.
+            distance: How far the network is from where it is to go, 0 to 1, see `teacher.Missing`; asked once, after
+                the first losses. Orthogonalised steps are as long whatever the gradient is: they are shortened by it.
+                None: as far as can be.
 
         Raises:
             TaskError: The owner's functions gave something else than they should.
@@ -79,15 +77,14 @@ class Descent:
         self._wide = [nn.Parameter(p.detach().float()) if p.dtype in _NARROW else p for p in self._parameters]
         self._values: list[Tensor] = list(self._wide)
         self._is_narrow = any(p.dtype in _NARROW for p in self._parameters)
-        self._optimizer = (
-            _checked(optimizer(self._wide), self._wide) if optimizer else self._by_recipe(recipe, matrices(model))
-        )
+        self._optimizer = _checked(optimizer(self._wide), self._wide) if optimizer else self._by_recipe(model, recipe)
         for group in self._optimizer.param_groups:
             group["lr"] = group["lr"] * rate
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
         self._scheduler = _scheduled(scheduler(self._optimizer, steps), self._optimizer) if scheduler else None
         self._average = [p.detach().clone() for p in self._wide]
         self._decay = min(recipe.ema, max(0.0, 1.0 - 1.0 / max(1.0, AVERAGED * steps)))
+        self._distance = distance
         self._steps, self._taken = steps, 0
         self._as_they_are = False
 
@@ -116,12 +113,12 @@ class Descent:
         if whole is None:
             raise ValueError("there is no loss")
         if self._taken == 0:
+            if self._distance is not None and isinstance(self._optimizer, Orthogonal):
+                self._optimizer.reach = self._distance()
             self._as_they_are = not self._is_narrow and not any(_is_sparse(p) for p in self._parameters)
         if not self._as_they_are:
             self._gather()
         torch.nn.utils.clip_grad_norm_(self._wide, self._clip, foreach=True)
-        if self.distance is not None and isinstance(self._optimizer, Orthogonal):
-            self._optimizer.reach = self.distance
         self._optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -139,8 +136,8 @@ class Descent:
             self._write(self._average)
         return all(bool(torch.isfinite(p).all()) for p in self._parameters)
 
-    def _by_recipe(self, recipe: Recipe, orthogonalised: Sequence[nn.Parameter]) -> Optimizer:
-        own = {id(weight) for weight in orthogonalised} if recipe.orthogonal else set()
+    def _by_recipe(self, model: nn.Module, recipe: Recipe) -> Optimizer:
+        own = {id(weight) for weight in matrices(model)} if recipe.orthogonal else set()
         return Orthogonal(
             self._wide,
             [wide for wide, weight in zip(self._wide, self._parameters, strict=True) if id(weight) in own],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -102,38 +102,25 @@ def finetune(
     devices = sorted({p.get_device() for p in model.parameters() if p.is_cuda})
     watched = WATCHED if devices else 1
     with Randomness(seed, devices), quiet():
-        descent = Descent(model, recipe, steps, rate=rate, optimizer=optimizer, scheduler=scheduler)
+        missing = Missing(recipe.tau)
+        descent = Descent(
+            model, recipe, steps, rate=rate, optimizer=optimizer, scheduler=scheduler, distance=lambda: missing.value
+        )
         model.train()
         with closing(teacher.lessons(start, epochs, recipe.batch_size, generator, bf16=bf16)) as lessons:
             for step, lesson in enumerate(lessons, start=1):
-                values = _values(model, lesson.split(parts), loss, teacher.logits, recipe, descent, bf16=bf16)
-                value = descent.step_by_parts(values)
+                count, first = len(lesson.wanted), missing if step == 1 else None
+                value = descent.step_by_parts(
+                    len(part.wanted)
+                    / count
+                    * value_of(model, part, loss, teacher.logits, recipe, bf16=bf16, missing=first)
+                    for part in lesson.split(parts)
+                )
                 if step % watched == 0 and not math.isfinite(float(value)):
                     return Tuning(step * recipe.batch_size, diverged=True)
     finite = descent.finish()
     model.eval()
     return Tuning(samples, diverged=not finite)
-
-
-def _values(
-    model: nn.Module,
-    parts: Sequence[Lesson],
-    loss: Callable[[Any, Any], Losses],
-    logits: Callable[[Any], Tensor],
-    recipe: Recipe,
-    descent: Descent,
-    *,
-    bf16: bool,
-) -> Iterator[Tensor]:
-    """What is made small on each part of a batch; from the first batch the descent learns how far there is to go."""
-    count, missing = sum(len(part.wanted) for part in parts), Missing(recipe.tau)
-    for part in parts:
-        value, found = _valued(model, part, loss, logits, recipe, bf16=bf16)
-        if descent.distance is None:
-            missing.add(found, part.wanted)
-        yield len(part.wanted) / count * value
-    if descent.distance is None:
-        descent.distance = missing.value
 
 
 def value_of(
@@ -144,26 +131,20 @@ def value_of(
     recipe: Recipe,
     *,
     bf16: bool,
+    missing: Missing | None = None,
 ) -> Tensor:
-    """What is made small on a batch: the owner's loss and the distillation."""
-    return _valued(model, lesson, loss, logits, recipe, bf16=bf16)[0]
+    """What is made small on a batch: the owner's loss and the distillation.
 
-
-def _valued(
-    model: nn.Module,
-    lesson: Lesson,
-    loss: Callable[[Any, Any], Losses],
-    logits: Callable[[Any], Tensor],
-    recipe: Recipe,
-    *,
-    bf16: bool,
-) -> tuple[Tensor, Tensor]:
-    """What is made small on a batch, and the logits."""
+    Args:
+        missing: Is told of the batch.
+    """
     with autocast(model, enabled=bf16):
         outputs = tree.call(model, lesson.inputs)
     if bf16:
         outputs = widened(outputs)
     found = logits(outputs)
     check_shapes(lesson.wanted, found)
+    if missing is not None:
+        missing.add(found, lesson.wanted)
     own = OWN if recipe.own is None else recipe.own
-    return own * summed(loss(outputs, lesson.targets)) + distillation(found, lesson.wanted, recipe.tau), found
+    return own * summed(loss(outputs, lesson.targets)) + distillation(found, lesson.wanted, recipe.tau)

@@ -47,8 +47,10 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 def scale_of(weight: Tensor) -> float:
     """Root mean square of a matrix's singular values; 0 where it has one row or column, or no finite norm."""
     rank = min(weight.shape[0], weight[0].numel()) if weight.numel() else 0
-    norm = float(torch.linalg.vector_norm(weight.detach().float())) if rank > 1 else 0.0
-    return norm / math.sqrt(rank) if rank > 1 and math.isfinite(norm) else 0.0
+    if rank <= 1:
+        return 0.0
+    norm = float(torch.linalg.vector_norm(weight.detach().float()))
+    return norm / math.sqrt(rank) if math.isfinite(norm) else 0.0
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -143,7 +145,7 @@ class Orthogonal(torch.optim.Optimizer):
             self.param_groups[0] = self._sgd.param_groups[0]  # one group of both: whoever sets its rate sets it in both
         self._matrices = self.param_groups[-1] if matrices else None
         for weight in matrices:
-            self.state[weight]["scale"] = scale_of(weight)
+            self.state[weight].update(scale=scale_of(weight), momentum=torch.zeros_like(weight))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -164,9 +166,6 @@ class Orthogonal(torch.optim.Optimizer):
             return
         gradients = [weight.grad for weight in weights]
         states = [self.state[weight] for weight in weights]
-        for weight, state in zip(weights, states, strict=True):
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(weight)
         means = [state["momentum"] for state in states]
         torch._foreach_mul_(means, momentum)
         torch._foreach_add_(means, gradients)
