@@ -5,12 +5,13 @@
 The figure is the params ratio at delta 1.0 on the sealed half of the evaluation data. All methods have the same
 network, the same split of its data, the same forms of its layers from the same survey, the same fine-tuning recipe and
 as many epochs; what they share is computed once. Finished cells are kept in a folder, so that a stopped run goes on,
-and two processes may take a share of the methods each; the last one to finish writes the record.
+and two processes may take a share of the methods or seeds each; the last one to finish writes the record.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import shutil
 import statistics
 import sys
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from tests.bench.compare.cells import Cells
@@ -44,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     network = subject(options.network, data=options.data, samples=options.samples)
+    folder = options.folder / f"{network.name}-{network.samples}-{options.epochs:g}"
+    with at_work(folder) as mark:
+        return _run(options, network, folder, mark)
+
+
+def _run(options: argparse.Namespace, network: Subject, folder: Path, mark: IO[str]) -> int:
     settings = {
         "network": network.name,
         "samples": network.samples,
@@ -52,12 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "formats": FORMATS,
         "threads": options.threads,
     }
-    folder = options.folder / f"{network.name}-{network.samples}-{options.epochs:g}"
     cells = Cells(folder / "cells", {**settings, "revision": ENGINE_REVISION})
     for seed in options.seeds:
         for method in options.methods:
             begun = time.perf_counter()
-            cell = cells.computed(f"{method}-{seed}", partial(_cell, method, seed, network, folder, options))
+            cell = cells.computed(f"{method}-{seed}", partial(_cell, method, seed, network, folder / "work", options))
             _say(f"{method} seed {seed}: {_line(cell)} ({time.perf_counter() - begun:.0f} s now)")
     finished = {(method, seed): cells.get(f"{method}-{seed}") for method in METHODS for seed in options.seeds}
     table = {m: {s: cell for (n, s), cell in finished.items() if n == m and cell} for m in METHODS}
@@ -68,9 +74,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = command_line("tests.bench.search", _relevant(options))
     figures = {"aim": AIM, "gain": gain(table), "methods": _figures(table)}
     path = record(options.out, figures, command=command, seed=options.seeds[0], seeds=options.seeds, **settings)
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    swept(mark, folder / "work")
     _say(f"{path}: gain {gain(table):.2f}x, aim {AIM}x")
     return 0 if gain(table) >= AIM else 1
+
+
+def at_work(folder: Path) -> IO[str]:
+    """The mark of a process at work in the folder, held until it is closed or the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = (folder / "in-use").open("w")
+    fcntl.flock(mark, fcntl.LOCK_SH)
+    return mark
+
+
+def swept(mark: IO[str], work: Path) -> bool:
+    """Whether what methods share was deleted: the last process at work does that."""
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    shutil.rmtree(work, ignore_errors=True)
+    return True
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -95,11 +119,11 @@ def _relevant(options: argparse.Namespace) -> list[str]:
     return ["--network", options.network, *samples, "--epochs", f"{options.epochs:g}"]
 
 
-def _cell(method: str, seed: int, network: Subject, folder: Path, options: argparse.Namespace) -> Mapping[str, Any]:
+def _cell(method: str, seed: int, network: Subject, work: Path, options: argparse.Namespace) -> Mapping[str, Any]:
     """One method under one seed."""
     lab = Lab(
         network,
-        folder / "work" / str(seed),
+        work / str(seed),
         method=method,
         seed=seed,
         epochs=options.epochs,
