@@ -45,9 +45,11 @@ from diminuendo.engine.search.work import (
     Work,
 )
 
-RESERVES, RESERVE_STEP = 4, 1.3
-"""Larger candidates inside delta that are judged beside the finalists, and how much larger each is than the one before:
-all finalists descend from one candidate, and what the search half was too kind to is outside in all of them."""
+RESERVES, RESERVE_STEP = 6, 1.3
+"""Larger candidates inside delta that are judged beside the finalists, at most one more than so many, and how much
+larger each is at least than the one before: all finalists descend from one candidate, and what the search half was too
+kind to is outside in all of them. They are spread over all sizes up to the largest: with a step alone, nothing would
+stand between the last step and that one."""
 
 LEAST_FOR_RIVAL = 4
 """Candidates of the first round from which one of them is a second tuning of another one's plan."""
@@ -317,8 +319,8 @@ class Session:
     def _finals(self) -> list[Trial]:
         """The finalists that did not diverge, the smallest first; for a target the ones with the least drop.
 
-        Of those that were squeezed only the ones inside delta are judged. So are, as they are, the smallest larger
-        candidates inside delta, and the largest one: they are there, should the sealed half be stricter.
+        Of those that were squeezed only the ones inside delta are judged. So are, as they are, larger candidates inside
+        delta, from the next one to the largest: they are there, should the sealed half be stricter.
         """
         finals = self._tuned_in_full()
         if self._state.request.target is not None:
@@ -343,12 +345,16 @@ class Session:
         standing = self._standing
         least = max((standing.amount(t) for t in finals if standing.inside(t, standing.delta)), default=0)
         larger = [t for t in standing.inside_all if t.weights is not None and t not in finals]
-        chosen: list[Trial] = []
+        larger = [t for t in larger if standing.amount(t) > least]
+        if not larger:
+            return []
+        span = standing.amount(larger[-1]) / standing.amount(larger[0])
+        step = max(RESERVE_STEP, math.pow(span, 1 / RESERVES))
+        chosen = larger[:1]
         for trial in larger:
-            if standing.amount(trial) > least:
+            if standing.amount(trial) >= step * standing.amount(chosen[-1]):
                 chosen.append(trial)
-                least = int(standing.amount(trial) * RESERVE_STEP)
-        return [*chosen[: RESERVES - 1], *chosen[RESERVES - 1 :][-1:]]
+        return chosen if chosen[-1] is larger[-1] else [*chosen, larger[-1]]
 
     def _cool(self, before: Trial | None) -> None:
         """A step that brought nothing better was too long: the next ones are shorter."""
