@@ -128,7 +128,9 @@ def certify(bench: Bench[Made], candidates: Sequence[Candidate[Made]], course: C
     """Tune the best candidates on, one after the other, and judge all of them in one look at the sealed half.
 
     The first is the smallest that counts as inside delta. Where its drop on the search half comes out inside, the next
-    one is smaller (larger where all smaller ones were tried), else larger, and so on.
+    one is smaller (larger where all smaller ones were tried), else larger, and so on. Where no other is left, the one
+    that is nearest to being both small and inside has the epochs of the rest. Candidates that the search left inside
+    delta are judged too, as they were: our own search has such reserves.
     """
     line = frontier(candidates)
     if not line:
@@ -143,7 +145,13 @@ def certify(bench: Bench[Made], candidates: Sequence[Candidate[Made]], course: C
         if not ahead:
             break
         place = ahead[0]
-    made = sorted((c for c in finals.values() if math.isfinite(c.drop)), key=lambda c: -c.ratio)
+    made = [c for c in finals.values() if math.isfinite(c.drop)]
+    rest = (course.finalists - len(finals)) * course.final_epochs
+    if rest and made:
+        near = [c for c in made if c.drop <= course.slack * delta] or [min(made, key=lambda c: c.drop)]
+        made.append(bench.tuned_on(max(near, key=lambda c: c.ratio), rest))
+    made += [candidate for candidate in line if candidate.drop <= delta]
+    made = sorted((c for c in made if math.isfinite(c.drop)), key=lambda c: (-c.ratio, c.drop))
     if not made:
         return Certified(1.0, math.inf, math.inf, ())
     drops = bench.sealed_drops(made)
