@@ -196,7 +196,7 @@ class _Examination:
                 "the optimizer's rate, and the training data",
                 "",
             )
-        return max(0.0, float(found.seconds) - epochs * prepared.epoch_s)
+        return float(found.beside_s)
 
     def _do(self, question: Any, subject: str, kind: type[Any]) -> Any:
         self._on_work(subject)

@@ -29,7 +29,8 @@ class Estimate:
         epochs: Passes over the training data, of all of them.
         minutes: On one evaluator like this machine; a candidate of the compressed job may be quicker.
         survey_s: Seconds that preparing and the survey took.
-        epoch_s: Seconds of an epoch of the candidate that was tried, scoring and the like included.
+        epoch_s: Seconds of an epoch of the candidate that was tried.
+        beside_s: Seconds that it took beside its epochs: it was built, scored and stored.
     """
 
     evaluations: int
@@ -37,6 +38,7 @@ class Estimate:
     minutes: float
     survey_s: float
     epoch_s: float
+    beside_s: float
 
 
 def estimate(request: Request, *, task: Task | None = None, on_work: Callable[[str], None] | None = None) -> Estimate:
@@ -56,18 +58,19 @@ def estimate(request: Request, *, task: Task | None = None, on_work: Callable[[s
     with tempfile.TemporaryDirectory(prefix="diminuendo-") as scratch:
         worker = Worker(DirectoryStore(scratch), tasks={} if task is None else {request.source: task})
         try:
-            survey_s, tuning_s, epochs = _sample(Session(request), InlineExecutor(worker), on_work)
+            survey_s, epoch_s, beside_s = _sample(Session(request), InlineExecutor(worker), on_work)
         finally:
             torch.set_num_threads(before)
-    whole, epoch_s = budget.forecast(request, EFFORTS[request.effort]), tuning_s / (epochs or 1)
-    minutes = (survey_s + whole.epochs * epoch_s) / 60
-    return Estimate(whole.evaluations, whole.epochs, min(minutes, budget.of(request, "minutes")), survey_s, epoch_s)
+    whole = budget.forecast(request, EFFORTS[request.effort])
+    minutes = (survey_s + whole.epochs * epoch_s + whole.evaluations * beside_s) / 60
+    most = min(minutes, budget.of(request, "minutes"))
+    return Estimate(whole.evaluations, whole.epochs, most, survey_s, epoch_s, beside_s)
 
 
 def _sample(
     session: Session, executor: InlineExecutor, on_work: Callable[[str], None] | None
 ) -> tuple[float, float, float]:
-    """Seconds of everything up to the first candidate, and its own seconds and epochs."""
+    """Seconds of everything up to the first candidate, of an epoch of that, and of what it took beside."""
     survey_s = 0.0
     while session.outcome is None:
         work = session.ask()[0]
@@ -77,7 +80,8 @@ def _sample(
         done = executor.wait(0.0)[0]
         session.tell(done.answer)
         if isinstance(done.answer, Evaluated):
-            return survey_s, done.seconds, getattr(work.question, "epochs", 0)
+            beside_s = done.answer.beside_s
+            return survey_s, (done.seconds - beside_s) / (getattr(work.question, "epochs", 0) or 1), beside_s
         survey_s += done.seconds
     failed = session.outcome
     message, trace = (

@@ -146,7 +146,9 @@ class Worker:
         with user_code("the network's forward"):
             found = bench.discovery
             figures = profile(bench.model, bench.example, time=False)
+        scoring = time.perf_counter()
         baseline = bench.baseline
+        score_s = time.perf_counter() - scoring
         with user_code("fine-tuning"):
             pace = bench.pace
         with user_code(f"metric {task.metric.name!r}"):
@@ -171,6 +173,7 @@ class Worker:
             seconds=time.perf_counter() - start,
             own=OWN if bench.recipe.own is None and not pace.weighed else bench.recipe.own,
             epoch_s=pace.step_s * len(bench.train) / bench.recipe.batch_size,
+            score_s=score_s,
             numerics=pace.numerics,
             labels=bench.labels(MOMENT_SAMPLES),
             hits=isinstance(task.metric, Metric) and bool(((bench.values == 0.0) | (bench.values == 100.0)).all()),
@@ -210,11 +213,14 @@ class Worker:
         if question.parent is None or question.choices != question.parent.choices:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
         recipe = bench.recipe if bench.recipe.own is not None else replace(bench.recipe, own=question.own)
+        before = time.perf_counter()
         with phase("train"):
             tuning = self._tune(bench, model, recipe, question, parts)
+        tuned_s = time.perf_counter() - before
         if task.fit is None and tuning.samples and not tuning.diverged:
             surgery.reestimate_batchnorm(model, statistics, BATCH)
-        lost = Evaluated(None, None, None, cost, tuning.samples, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        lost = Evaluated(None, None, None, cost, tuning.samples, seconds, seconds - tuned_s)
         if tuning.diverged:
             return lost
         try:
@@ -228,7 +234,7 @@ class Worker:
             return lost
         stored = self._put(weights.to_bytes(model))
         seconds = time.perf_counter() - start
-        return Evaluated(score, apart, stored, cost, tuning.samples, seconds)
+        return Evaluated(score, apart, stored, cost, tuning.samples, seconds, seconds - tuned_s)
 
     def _tune(self, bench: Workbench, model: nn.Module, recipe: Recipe, question: Evaluate, parts: int) -> Tuning:
         """Tune a candidate by the recipe, or by the owner's own loop."""

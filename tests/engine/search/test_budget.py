@@ -13,14 +13,17 @@ from tests.engine.search.world import World
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search import budget
-from diminuendo.engine.search.budget import Finals, Forecast
+from diminuendo.engine.search import state as states
+from diminuendo.engine.search.budget import VERDICT, Finals, Forecast, Pace
 from diminuendo.engine.search.drive import AnyAnswer, Done, drive
 from diminuendo.engine.search.session import Finished, Session, Step
 from diminuendo.engine.search.settings import EFFORTS, EffortName
 from diminuendo.engine.search.state import State, Trial
-from diminuendo.engine.search.work import Work
+from diminuendo.engine.search.work import Evaluated, Prepare, Prepared, Work
 
 QUICK_SETTINGS = EFFORTS["quick"]
+PREPARED = World().run(Work(0, Prepare(QUICK.source, 0, 1), "prepare"))
+assert isinstance(PREPARED, Prepared)
 
 
 def spent(run: Run) -> tuple[int, float]:
@@ -204,8 +207,8 @@ class Kept:
         return False
 
 
-def timed(minutes: float, *, slots: int = 1, **most: Any) -> tuple[Finished, Clocked, Kept]:
-    executor, journal = Clocked(World(), slots), Kept()
+def timed(minutes: float, *, slots: int = 1, beside_s: float = 0.0, **most: Any) -> tuple[Finished, Clocked, Kept]:
+    executor, journal = Clocked(World(beside_s=beside_s), slots), Kept()
     session = Session(replace(QUICK, **with_budget(minutes=minutes, **most)))
     outcome = drive(session, executor, journal, clock=executor.clock)
     assert isinstance(outcome, Finished)
@@ -213,11 +216,12 @@ def timed(minutes: float, *, slots: int = 1, **most: Any) -> tuple[Finished, Clo
 
 
 @pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("beside_s", [0.0, 2.0])
 @pytest.mark.parametrize("minutes", [0.5, 1.0, 1.5, 2.0, 3.0])
-def test_minutes_are_kept_but_for_the_last_evaluation(minutes: float, slots: int) -> None:
+def test_minutes_are_kept_but_for_the_last_evaluation(minutes: float, beside_s: float, slots: int) -> None:
     """What was started before the end takes at most a move's 6 epochs, at a second each."""
-    finished, executor, journal = timed(minutes, slots=slots)
-    assert executor.now - 100.0 <= 60 * minutes + 6.0 + 1.0
+    finished, executor, journal = timed(minutes, slots=slots, beside_s=beside_s)
+    assert executor.now - 100.0 <= 60 * minutes + 6.0 + 1.0 + beside_s
     assert finished.inside_delta
     assert [step.index for step in journal.steps] == list(range(len(journal.steps)))
     assert "certify" in {step.stage for step in journal.steps}
@@ -273,6 +277,49 @@ def test_the_time_between_two_drives_is_not_the_jobs() -> None:
     assert isinstance(drive(session, executor, Kept(), clock=executor.clock), Finished)
     assert spent_s + executor.now - 1e9 > 60.0  # it did not end at once
     assert spent_s + executor.now - 1e9 <= 127.0
+
+
+def test_what_a_candidate_takes_beside_its_epochs_is_no_part_of_them() -> None:
+    """By hand: two candidates of half an epoch took 24 s, 22 of which were not for tuning; 66 of 120 s are over.
+
+    An epoch takes 2 s, so that 54 s are 27 epochs, but for 11 s of each candidate to come.
+    """
+    trial = Trial(0, "first", (), None, 0.5, 0.5, Cost(1, 1), 0.0, 0.0, "w")
+    state = State(replace(QUICK, **with_budget(minutes=2)), trials=[trial] * 2, epochs=1.0, tuning_s=24, beside_s=22)
+    state.elapsed_s = 66
+    assert budget.pace(state) == Pace(epoch_s=2.0, beside_s=11.0)
+    assert budget.epochs_in_all(state) == 1.0 + 54 / 2
+    assert budget.left(state) == (54 - (1 + VERDICT) * 11) / 2
+    state.elapsed_s = 20
+    # Six, three and four candidates of exploration, twelve moves, three finalists and the control: none is there yet.
+    blank = replace(state, trials=[], epochs=0.0, tuning_s=0.0)
+    blank.prepared = replace(PREPARED, epoch_s=4.0, score_s=3.0)
+    assert budget.pace(blank) == Pace(2.0, 3.0)
+    assert budget.epochs_in_all(blank, QUICK_SETTINGS) == (100 - (29 + VERDICT) * 3) / 2
+
+
+class Untold(World):
+    """Does not say what is not for tuning."""
+
+    def run(self, work: Work) -> AnyAnswer:
+        answer = super().run(work)
+        if isinstance(answer, Prepared):
+            return replace(answer, score_s=0.0)
+        return replace(answer, beside_s=0.0) if isinstance(answer, Evaluated) else answer
+
+
+@pytest.mark.parametrize("beside_s", [0.06, 0.12, 0.25])
+@pytest.mark.parametrize("left_s", [4, 8, 16])
+def test_short_tunings_do_not_make_the_long_one_shorter(left_s: int, beside_s: float) -> None:
+    """Of little time the most goes into tuning one finalist, though scoring takes longer than the first tunings do."""
+    longest = []
+    for world in (World(beside_s=beside_s, epoch_s=2.0), Untold(beside_s=beside_s, epoch_s=2.0)):
+        executor, journal = Clocked(world), Kept()
+        session = Session(replace(QUICK, **with_budget(minutes=(5 + left_s) / 60)))
+        drive(session, executor, journal, clock=executor.clock)
+        longest.append(budget.longest(states.load(journal.states[-2])))
+        assert executor.now - 100.0 <= 5 + left_s + 1.0 + beside_s
+    assert longest[0] >= 1.2 * longest[1]
 
 
 # --- deadlines -----------------------------------------------------------------------------------------------

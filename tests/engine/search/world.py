@@ -73,6 +73,8 @@ class World:
         unexportable: Forms that fail.
         export_fails: Why no exports can be had at all, whoever tries.
         off: Factor by which networks are slower, measured whole, than the sum of the table says.
+        beside_s: Seconds that a candidate takes beside its tuning, of which an epoch takes one.
+        epoch_s: Seconds that an epoch of the original is said to take.
     """
 
     sensitivity: tuple[float, ...] = (4.0, 2.0, 1.0, 1.0)
@@ -84,6 +86,8 @@ class World:
     cured: float = 1.0
     stricter: float = 0.0
     off: float = 1.0
+    beside_s: float = 0.0
+    epoch_s: float = 0.0
     unexportable: tuple[str, ...] = ()
     export_fails: FailureReason | None = None
     answered: list[int] = field(default_factory=list)
@@ -155,8 +159,9 @@ class World:
             layers = tuple((self.spec(i), untimed(self.cost(DENSE, i))) for i in range(len(WIDTHS)))
             total = untimed(self.total())
             return Prepared(
-                sha("task"), "top1", True, 98.0, 400, 400, 1000, total, layers, (), sha("moments"), 1.0, own=self.own
-            )
+                sha("task"), "top1", True, 98.0, 400, 400, 1000, total, layers, (), sha("moments"), 1.0, own=self.own,
+                epoch_s=self.epoch_s, score_s=self.beside_s,
+            )  # fmt: skip
         if isinstance(question, SurveyLayer):
             i = int(question.layer[-1])
             stored = tuple((name, sha(f"{question.layer} {name}")) for name in ("svd", "tucker2"))
@@ -169,7 +174,7 @@ class World:
             plan = Plan(question.choices)
             cost = untimed(self.plan_cost(plan))
             if work.index in self.diverges:
-                return Evaluated(None, None, None, cost, 100, float(question.epochs))
+                return Evaluated(None, None, None, cost, 100, self.beside_s + question.epochs, self.beside_s)
             weights = sha(f"{plan.key()} {question.parent} {question.epochs} {question.tuning_seed}")
             left = self.cured if question.start + question.epochs >= 24 else 1.0
             left *= self.learned_by_heart if question.own == 1.0 else 1.0
@@ -179,7 +184,8 @@ class World:
                 weights,
                 cost,
                 100,
-                float(question.epochs),
+                self.beside_s + question.epochs,
+                self.beside_s,
             )
         if isinstance(question, Export):
             return self.exported(question)

@@ -1,7 +1,8 @@
 """Budgets: how much is tried, and for how long, so that all of it and the certificate can be paid for.
 
 Evaluations and epochs are exact: what is under way counts as spent, and what certification needs is kept back before
-anything is proposed. Minutes are told by whoever drives the session; the seconds of an epoch are measured.
+anything is proposed. Minutes are told by whoever drives the session; the seconds of an epoch are measured, and those
+that a candidate takes beside its epochs.
 """
 
 from __future__ import annotations
@@ -48,6 +49,25 @@ FIRST_SHARE = 2
 
 UNSEEN_SPEED = 0.5
 """An epoch of a candidate, relative to one of the original, as long as none was measured."""
+
+VERDICT = 3
+"""The verdict takes about as long as so many candidates do beside their tuning: finalists, reserves, the original."""
+
+ROUNDS = 3
+"""How often the amounts of a search are made anew, of the epochs that their own number of candidates leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds of the job. Where several evaluators work side by side, each takes its part of them.
+
+    Attributes:
+        epoch_s: Of an epoch of tuning.
+        beside_s: Of all else that a candidate takes: it is built, scored and stored.
+    """
+
+    epoch_s: float
+    beside_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +124,19 @@ def longest(state: State) -> float:
     return max([*lineages, *(p.lineage_epochs for p in state.pending)], default=0.0)
 
 
-def epoch_s(state: State) -> float | None:
-    """Seconds that an epoch of tuning takes, scoring and the like included; None before anything was measured.
+def pace(state: State) -> Pace | None:
+    """What candidates take; None before anything was measured.
 
-    Where several evaluators work side by side, it is the job's time that counts.
+    The two are told apart: by the seconds of short tunings, most of which are scoring, a long one would seem to take
+    much longer than it does.
     """
     if state.epochs and state.tuning_s > 0:
         side_by_side = state.tuning_s / max(1e-9, state.elapsed_s - state.surveyed_s) if state.surveyed_s else 1.0
-        return state.tuning_s / state.epochs / max(1.0, side_by_side)
+        side_by_side = max(1.0, side_by_side)
+        tuned_s = max(1e-9, state.tuning_s - state.beside_s)
+        return Pace(tuned_s / state.epochs / side_by_side, state.beside_s / len(state.trials) / side_by_side)
     dense = dense_epoch_s(state)
-    return UNSEEN_SPEED * dense if dense else None
+    return Pace(UNSEEN_SPEED * dense, state.prepared.score_s) if state.prepared and dense else None
 
 
 def dense_epoch_s(state: State) -> float:
@@ -121,12 +144,25 @@ def dense_epoch_s(state: State) -> float:
     return state.prepared.epoch_s if state.prepared else 0.0
 
 
-def epochs_in_all(state: State) -> float:
-    """Epochs that the job has, those that were spent included; infinite without a budget."""
-    most, speed = of(state.request, "epochs"), epoch_s(state)
+def epochs_in_all(state: State, settings: Settings | None = None) -> float:
+    """Epochs that the job has, those that were spent included; infinite without a budget.
+
+    Args:
+        settings: What is going to be tried: of minutes, the candidates take some beside their epochs.
+    """
+    most, speed = of(state.request, "epochs"), pace(state)
     if speed and math.isfinite(minutes := minutes_of(state)):
-        most = min(most, state.epochs + max(0.0, 60 * minutes - state.elapsed_s) / speed)
+        ahead = _ahead(state, settings) if settings else 0
+        left_s = 60 * minutes - state.elapsed_s - ahead * speed.beside_s
+        most = min(most, state.epochs + max(0.0, left_s) / speed.epoch_s)
     return most
+
+
+def _ahead(state: State, settings: Settings) -> int:
+    """Candidates that are still to come, and what the verdict counts as."""
+    finals = len(settings.growths) + 1
+    in_all = sum(count for count, _ in _each(state.request, settings)) + finals
+    return max(in_all - len(state.trials), finals) + VERDICT
 
 
 def scaled(state: State, settings: Settings) -> Settings:
@@ -136,7 +172,14 @@ def scaled(state: State, settings: Settings) -> Settings:
     many finalists as a quarter of the budget pays for in full, at least one; another part is kept for what comes
     after them.
     """
-    request, most = state.request, epochs_in_all(state)
+    found = _of_epochs(state.request, settings, epochs_in_all(state))
+    speed = pace(state)
+    for _ in range(ROUNDS if speed and speed.beside_s else 0):
+        found = _of_epochs(state.request, settings, epochs_in_all(state, found))
+    return found
+
+
+def _of_epochs(request: Request, settings: Settings, most: float) -> Settings:
     if most >= _rounds(request, settings, Finals(len(settings.growths), settings.final_epochs)):
         return settings
     each = min(settings.final_epochs, whole(most * FINALS_SHARE))
@@ -205,7 +248,7 @@ def finals(state: State, settings: Settings) -> Finals:
         state: What was spent.
         settings: As `scaled` has them.
     """
-    count, each, most = len(settings.growths), settings.final_epochs, epochs_in_all(state)
+    count, each, most = len(settings.growths), settings.final_epochs, epochs_in_all(state, settings)
     if math.isfinite(evaluations := of(state.request, "evaluations")):
         count = min(count, max(1, int(evaluations - 1) // 3))
     if math.isfinite(most):
@@ -240,34 +283,35 @@ def room(state: State, settings: Settings, epochs: float, lineage: float) -> int
     if math.isfinite(most := of(request, "epochs")):
         kept_back = keep.total(max(lineage, longest(state))) + most / AFTER_SHARE
         left.append((most - so_far - kept_back) / max(1 / PART, epochs))
-    if (speed := epoch_s(state)) and math.isfinite(minutes := minutes_of(state)) and state.trials:
+    if (speed := pace(state)) and math.isfinite(minutes := minutes_of(state)) and state.trials:
         kept_back_s = _certify_s(state, keep, speed) + 60 * minutes / AFTER_SHARE
-        left_s = 60 * minutes - state.elapsed_s - kept_back_s - (so_far - state.epochs) * speed
-        left.append(left_s / speed / max(1 / PART, epochs))
+        under_way_s = (so_far - state.epochs) * speed.epoch_s + (evaluations - len(state.trials)) * speed.beside_s
+        left_s = 60 * minutes - state.elapsed_s - kept_back_s - under_way_s
+        left.append(left_s / (speed.epoch_s * max(1 / PART, epochs) + speed.beside_s))
     return max(0, int(min(left)))
 
 
 def left(state: State) -> float:
-    """Epochs that one more candidate may take, with nothing kept back; 0 when none may be tried."""
-    request, speed = state.request, epoch_s(state)
+    """Epochs that one more candidate may take before the verdict; 0 when none may be tried."""
+    request, speed = state.request, pace(state)
     evaluations, so_far = spent(state)
     if evaluations + 1 > of(request, "evaluations"):
         return 0.0
     most = of(request, "epochs") - so_far
     if speed and math.isfinite(minutes := minutes_of(state)):
-        most = min(most, (60 * minutes - state.elapsed_s) / speed)
+        most = min(most, (60 * minutes - state.elapsed_s - (1 + VERDICT) * speed.beside_s) / speed.epoch_s)
     return max(0.0, most)
 
 
-def _certify_s(state: State, keep: Finals, speed: float) -> float:
+def _certify_s(state: State, keep: Finals, speed: Pace) -> float:
     """Seconds that certification takes."""
-    control = keep.control_epochs(longest(state)) * (dense_epoch_s(state) or speed)
-    return keep.count * keep.epochs * speed + control
+    control = keep.control_epochs(longest(state)) * (dense_epoch_s(state) or speed.epoch_s)
+    return keep.count * keep.epochs * speed.epoch_s + control + (keep.count + 1 + VERDICT) * speed.beside_s
 
 
 def due(state: State, settings: Settings) -> bool:
     """Whether the minutes that are left are those that certification needs."""
-    minutes, speed = minutes_of(state), epoch_s(state)
+    minutes, speed = minutes_of(state), pace(state)
     if not math.isfinite(minutes):
         return False
     keep_s = _certify_s(state, finals(state, settings), speed) if speed else 0.0
@@ -279,12 +323,13 @@ def affordable(state: State, settings: Settings) -> Finals:
 
     What was planned fits, unless there are minutes: the plan then follows the measured speed, which wavers.
     """
-    request, planned, speed, lineage = state.request, finals(state, settings), epoch_s(state), longest(state)
+    request, planned, speed, lineage = state.request, finals(state, settings), pace(state), longest(state)
     evaluations, so_far = spent(state)
     left = of(request, "epochs") - so_far
     if speed and math.isfinite(minutes := minutes_of(state)):
-        extra = max(0.0, (dense_epoch_s(state) or speed) - speed) * planned.control_epochs(lineage)
-        left = min(left, (60 * minutes - state.elapsed_s - extra) / speed)
+        dearer = max(0.0, (dense_epoch_s(state) or speed.epoch_s) - speed.epoch_s)
+        beside_s = dearer * planned.control_epochs(lineage) + (planned.count + 1 + VERDICT) * speed.beside_s
+        left = min(left, (60 * minutes - state.elapsed_s - beside_s) / speed.epoch_s)
     if planned.total(lineage) > left:  # the control gives way first
         planned = replace(planned, control=min(planned.control, whole(left / 4)))
     count, epochs = planned.count, planned.epochs

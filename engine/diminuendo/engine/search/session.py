@@ -271,6 +271,7 @@ class Session:
         self._state.trials.append(trial)
         self._state.epochs += question.epochs
         self._state.tuning_s += answer.seconds
+        self._state.beside_s += answer.beside_s
         self._trials_changed()
         if pending.role in ("move", "polish"):
             self._cool(before)

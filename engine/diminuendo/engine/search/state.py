@@ -135,6 +135,7 @@ class State:
         epochs: Epochs of fine-tuning so far.
         seconds: Evaluator seconds so far; reported only.
         tuning_s: Those of the evaluations.
+        beside_s: Those of them that were not for tuning, as far as evaluators said.
         elapsed_s: Seconds that the job has taken, as far as its driver told.
         surveyed_s: Those of them before the first candidate.
         end_s: What they are to be at the most: the job's deadline, as its driver told.
@@ -157,6 +158,7 @@ class State:
     epochs: float = 0.0
     seconds: float = 0.0
     tuning_s: float = 0.0
+    beside_s: float = 0.0
     elapsed_s: float = 0.0
     surveyed_s: float = 0.0
     end_s: float | None = None

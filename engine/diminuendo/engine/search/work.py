@@ -186,6 +186,7 @@ class Prepared:
         wiring: Which layers feed which.
         own: Weight of the owner's loss as the recipe has it; None: to be found.
         epoch_s: Seconds that an epoch of tuning the original takes, about: its steps alone.
+        score_s: Seconds that scoring it on the search half took.
         numerics: How tuning is fastest where this was prepared, and so how every candidate is tuned.
         labels: None where targets are no class indices.
         hits: Whether each sample's value of the metric is 0 or 100.
@@ -207,6 +208,7 @@ class Prepared:
     moments: str
     seconds: float
     epoch_s: float = 0.0
+    score_s: float = 0.0
     numerics: Numerics = Numerics()
     own: float | None = None
     labels: Labels | None = None
@@ -279,6 +281,7 @@ class Evaluated:
         divergence: KL divergence to the original on the search half, in nats per sample.
         weights: sha256 of the tuned state dict.
         cost: Cost of the candidate as built.
+        beside_s: Those of the seconds that were not for tuning: it was built, scored and stored. 0 where not known.
     """
 
     score: float | None
@@ -287,6 +290,7 @@ class Evaluated:
     cost: Cost
     samples: int
     seconds: float
+    beside_s: float = 0.0
     kind: Literal["evaluated"] = "evaluated"
 
 

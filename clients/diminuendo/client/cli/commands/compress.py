@@ -111,7 +111,7 @@ def _estimate(request: Any, task: Any) -> Any:
 def _tell(found: Any) -> None:
     """Say what the job would cost."""
     minutes = f"{found.minutes:.1f} minutes" if found.minutes < 120 else f"{found.minutes / 60:.1f} hours"
-    typer.echo(f"evaluations: at most {found.evaluations}")
+    typer.echo(f"evaluations: at most {found.evaluations}, {found.beside_s:.2f} s each beside its epochs")
     typer.echo(f"epochs: at most {found.epochs:g}, {found.epoch_s:.2f} s each")
     typer.echo(
         f"time: at most about {minutes} on one evaluator like this machine, {found.survey_s:.0f} s of survey included"
