@@ -22,8 +22,12 @@ from diminuendo.engine.search.state import State, Trial
 from diminuendo.engine.search.work import Evaluated, Prepare, Prepared, Work
 
 QUICK_SETTINGS = EFFORTS["quick"]
-PREPARED = World().run(Work(0, Prepare(QUICK.source, 0, 1), "prepare"))
-assert isinstance(PREPARED, Prepared)
+
+
+def prepared(**figures: float) -> Prepared:
+    answer = World().run(Work(0, Prepare(QUICK.source, 0, 1), "prepare"))
+    assert isinstance(answer, Prepared)
+    return replace(answer, **figures)  # type: ignore[arg-type]
 
 
 def spent(run: Run) -> tuple[int, float]:
@@ -293,7 +297,7 @@ def test_what_a_candidate_takes_beside_its_epochs_is_no_part_of_them() -> None:
     state.elapsed_s = 20
     # Six, three and four candidates of exploration, twelve moves, three finalists and the control: none is there yet.
     blank = replace(state, trials=[], epochs=0.0, tuning_s=0.0)
-    blank.prepared = replace(PREPARED, epoch_s=4.0, score_s=3.0)
+    blank.prepared = prepared(epoch_s=4.0, score_s=3.0)
     assert budget.pace(blank) == Pace(2.0, 3.0)
     assert budget.epochs_in_all(blank, QUICK_SETTINGS) == (100 - (29 + VERDICT) * 3) / 2
 
