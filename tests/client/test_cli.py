@@ -580,7 +580,7 @@ def test_a_dry_run_says_what_the_job_would_cost_and_leaves_nothing(run_here: Run
     done = run_here("compress", "zoo:digits", *words)
     assert done.returncode == 0
     evaluations, epochs, time = done.stdout.splitlines()
-    assert evaluations == "evaluations: at most 9"
+    assert re.fullmatch(r"evaluations: at most 9, [0-9.]+ s each beside its epochs", evaluations)
     assert re.fullmatch(r"epochs: at most [0-9]+, [0-9.]+ s each", epochs)
     assert re.fullmatch(r"time: at most about [0-9.]+ minutes on one evaluator like this machine, .*included", time)
     assert list(tmp_path.iterdir()) == []
