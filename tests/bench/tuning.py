@@ -1,6 +1,6 @@
 """Benchmark: our fine-tuning against the same loop written by hand, and against a plain float32 one.
 
-    python -m tests.bench.tuning [--networks digits resnet18] [--rounds N] [--threads N] [--seed N]
+    python -m tests.bench.tuning [--networks digits resnet18] [--rounds N] [--threads N] [--seed N] [--out NAME]
 
 The student is a network with a compressed plan. Three loops tune copies of it on the same images with the same kept
 logits of the original, the same optimizer, rates, clipping and moving average:
@@ -252,6 +252,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="tuning", help="name of the record under results/")
     options = parser.parse_args()
     units = has_bf16_units(torch.device("cpu"))
     with threads_set(options.threads):
@@ -266,7 +267,7 @@ def main() -> None:
             )
         figures = {"bf16_units": units, "networks": [asdict(found) for found in results]}
         path = record(
-            "tuning", figures, command=command_line("tests.bench.tuning"), seed=options.seed, rounds=options.rounds
+            options.out, figures, command=command_line("tests.bench.tuning"), seed=options.seed, rounds=options.rounds
         )
     print(f"result: {path}")
 

@@ -22,6 +22,7 @@ from diminuendo.client import (
     FailedPreconditionError,
     FolderNotEmptyError,
     ResultFile,
+    ServerError,
     ServerUnavailableError,
     UploadError,
 )
@@ -81,6 +82,27 @@ async def test_an_upload_gives_up_when_nobody_takes_it(fake: FakeServer, aclient
     fake.requests.clear()
     await aclient.upload(file)
     assert sent(fake)[0] == (MIB, MIB), "a later try goes on"
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ('Failed "execute_batch": (<grpc._cython.cygrpc.SendMessageOperation object at 0x1>,)', ServerUnavailableError),
+        ("UNKNOWN:Error received from peer ipv4:127.0.0.1:1 {grpc_status:13}", ServerError),
+    ],
+)
+async def test_a_call_that_ended_while_it_was_sent_is_gone_on_with(
+    aclient: AsyncClient, said: str, error: type[Exception]
+) -> None:
+    """grpc.aio says INTERNAL of it, whatever the server said; what the server says itself is another thing."""
+
+    async def method(requests: object, **options: object) -> object:
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, nothing, nothing, "Internal error from Core", said)
+
+    with pytest.raises(error) as caught:
+        await aclient._connection.send(method, None)  # type: ignore[arg-type]
+    assert type(caught.value) is error
 
 
 async def test_a_file_that_changes_or_goes_while_it_is_sent_is_an_error(

@@ -216,7 +216,8 @@ class AsyncConnection:
             requests: Raises nothing: grpc.aio would tell nobody.
 
         Raises:
-            ServerUnavailableError: It was cut, or its token was refused and there is a newer one by now.
+            ServerUnavailableError: It was cut, or ended while it was sent, or its token was refused and there is a
+                newer one by now.
             DiminuendoError: By the status code; see `errors`.
         """
         await self._require_server(None)
@@ -227,7 +228,7 @@ class AsyncConnection:
         except grpc.RpcError as error:
             failure = error_from(error, self._where)
             cut = code_of(error) in CUTS and not isinstance(failure, errors.ConflictError)
-            if cut or await self._token_renewed(error, metadata):
+            if cut or _ended_while_sending(error) or await self._token_renewed(error, metadata):
                 raise errors.ServerUnavailableError(failure.message, reason=failure.reason) from error
             raise failure from error
 
@@ -319,3 +320,12 @@ class AsyncConnection:
     @staticmethod
     def _is_closed() -> errors.ServerUnavailableError:
         return errors.ServerUnavailableError("this client is closed; make another AsyncClient")
+
+
+def _ended_while_sending(error: grpc.RpcError) -> bool:
+    """Whether a call had ended while its request was still sent: grpc.aio then hides what it ended with.
+
+    The code is INTERNAL, which here is grpc.aio's own word and none of the server's.
+    """
+    hidden = isinstance(error, grpc.aio.AioRpcError) and "execute_batch" in (error.debug_error_string() or "")
+    return hidden and code_of(error) is grpc.StatusCode.INTERNAL
