@@ -69,6 +69,10 @@ class Pace:
     epoch_s: float
     beside_s: float
 
+    def scoring_s(self, candidates: int) -> float:
+        """What so many candidates take beside their epochs, and the verdict."""
+        return (candidates + VERDICT) * self.beside_s
+
 
 @dataclass(frozen=True, slots=True)
 class Finals:
@@ -152,17 +156,17 @@ def epochs_in_all(state: State, settings: Settings | None = None) -> float:
     """
     most, speed = of(state.request, "epochs"), pace(state)
     if speed and math.isfinite(minutes := minutes_of(state)):
-        ahead = _ahead(state, settings) if settings else 0
-        left_s = 60 * minutes - state.elapsed_s - ahead * speed.beside_s
+        scoring_s = speed.scoring_s(_ahead(state, settings)) if settings else 0.0
+        left_s = 60 * minutes - state.elapsed_s - scoring_s
         most = min(most, state.epochs + max(0.0, left_s) / speed.epoch_s)
     return most
 
 
 def _ahead(state: State, settings: Settings) -> int:
-    """Candidates that are still to come, and what the verdict counts as."""
+    """Candidates that are still to come."""
     finals = len(settings.growths) + 1
     in_all = sum(count for count, _ in _each(state.request, settings)) + finals
-    return max(in_all - len(state.trials), finals) + VERDICT
+    return max(in_all - len(state.trials), finals)
 
 
 def scaled(state: State, settings: Settings) -> Settings:
@@ -299,14 +303,14 @@ def left(state: State) -> float:
         return 0.0
     most = of(request, "epochs") - so_far
     if speed and math.isfinite(minutes := minutes_of(state)):
-        most = min(most, (60 * minutes - state.elapsed_s - (1 + VERDICT) * speed.beside_s) / speed.epoch_s)
+        most = min(most, (60 * minutes - state.elapsed_s - speed.scoring_s(1)) / speed.epoch_s)
     return max(0.0, most)
 
 
 def _certify_s(state: State, keep: Finals, speed: Pace) -> float:
     """Seconds that certification takes."""
     control = keep.control_epochs(longest(state)) * (dense_epoch_s(state) or speed.epoch_s)
-    return keep.count * keep.epochs * speed.epoch_s + control + (keep.count + 1 + VERDICT) * speed.beside_s
+    return keep.count * keep.epochs * speed.epoch_s + control + speed.scoring_s(keep.count + 1)
 
 
 def due(state: State, settings: Settings) -> bool:
@@ -328,8 +332,8 @@ def affordable(state: State, settings: Settings) -> Finals:
     left = of(request, "epochs") - so_far
     if speed and math.isfinite(minutes := minutes_of(state)):
         dearer = max(0.0, (dense_epoch_s(state) or speed.epoch_s) - speed.epoch_s)
-        beside_s = dearer * planned.control_epochs(lineage) + (planned.count + 1 + VERDICT) * speed.beside_s
-        left = min(left, (60 * minutes - state.elapsed_s - beside_s) / speed.epoch_s)
+        extra_s = dearer * planned.control_epochs(lineage) + speed.scoring_s(planned.count + 1)
+        left = min(left, (60 * minutes - state.elapsed_s - extra_s) / speed.epoch_s)
     if planned.total(lineage) > left:  # the control gives way first
         planned = replace(planned, control=min(planned.control, whole(left / 4)))
     count, epochs = planned.count, planned.epochs

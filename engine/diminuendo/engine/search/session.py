@@ -45,11 +45,11 @@ from diminuendo.engine.search.work import (
     Work,
 )
 
-RESERVES, RESERVE_STEP = 6, 1.3
-"""Larger candidates inside delta that are judged beside the finalists, at most one more than so many, and how much
-larger each is at least than the one before: all finalists descend from one candidate, and what the search half was too
-kind to is outside in all of them. They are spread over all sizes up to the largest: with a step alone, nothing would
-stand between the last step and that one."""
+RESERVES, RESERVE_STEP = 7, 1.3
+"""Larger candidates inside delta that are judged beside the finalists, and how much larger each is at least than the
+one before: all finalists descend from one candidate, and what the search half was too kind to is outside in all of
+them. They are spread over all sizes up to the largest: with a step alone, nothing would stand between the last step and
+that one."""
 
 LEAST_FOR_RIVAL = 4
 """Candidates of the first round from which one of them is a second tuning of another one's plan."""
@@ -345,12 +345,12 @@ class Session:
             return []
         standing = self._standing
         least = max((standing.amount(t) for t in finals if standing.inside(t, standing.delta)), default=0)
-        larger = [t for t in standing.inside_all if t.weights is not None and t not in finals]
-        larger = [t for t in larger if standing.amount(t) > least]
+        inside = (t for t in standing.inside_all if t.weights is not None and t not in finals)
+        larger = [t for t in inside if standing.amount(t) > least]
         if not larger:
             return []
         span = standing.amount(larger[-1]) / standing.amount(larger[0])
-        step = max(RESERVE_STEP, math.pow(span, 1 / RESERVES))
+        step = max(RESERVE_STEP, math.pow(span, 1 / (RESERVES - 1)))
         chosen = larger[:1]
         for trial in larger:
             if standing.amount(trial) >= step * standing.amount(chosen[-1]):
