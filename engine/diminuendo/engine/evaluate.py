@@ -24,7 +24,7 @@ from diminuendo.engine.formats import Moments
 from diminuendo.engine.formats.layers import kernel_of
 from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.phases import phase
-from diminuendo.engine.plan import LayerSpec, Plan
+from diminuendo.engine.plan import ZERO, LayerSpec, Plan
 from diminuendo.engine.precision import lay_out
 from diminuendo.engine.profile import Profile, machine, profile, race_networks
 from diminuendo.engine.score import Comparison, NotFiniteError, deviation_of, divergence
@@ -56,9 +56,7 @@ from diminuendo.engine.workbench import Cache, UserCodeError, Workbench, resolve
 __all__ = ["UserCodeError", "Worker"]
 
 MOMENT_SAMPLES = 4000
-BATCHNORM_SAMPLES = 2000
-BATCH = 250
-"""Training samples for covariances and for BatchNorm statistics; and a batch of the latter."""
+"""Training samples for covariances."""
 
 
 class Worker:
@@ -209,16 +207,15 @@ class Worker:
         with phase("build"):
             model = self._candidate(bench, question)
         cost = _cost_of(model, bench.example)
-        statistics = bench.training_inputs(BATCHNORM_SAMPLES)
         if question.parent is None or question.choices != question.parent.choices:
-            surgery.reestimate_batchnorm(model, statistics, BATCH)
+            bench.settle(model)
         recipe = bench.recipe if bench.recipe.own is not None else replace(bench.recipe, own=question.own)
         before = time.perf_counter()
         with phase("train"):
             tuning = self._tune(bench, model, recipe, question, parts)
         tuned_s = time.perf_counter() - before
         if task.fit is None and tuning.samples and not tuning.diverged:
-            surgery.reestimate_batchnorm(model, statistics, BATCH)
+            bench.settle(model)
         seconds = time.perf_counter() - start
         lost = Evaluated(None, None, None, cost, tuning.samples, seconds, seconds - tuned_s)
         if tuning.diverged:
@@ -272,10 +269,13 @@ class Worker:
         made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
         if question.parent is None:
             surgery.load_factors(candidate, bench.model, plan, made)
+            bench.refit(candidate, bench.model, plan)
             return candidate
         before = Plan(question.parent.choices)
-        parent = weights.complete(surgery.build(bench.model, before), self._cache.tensors(question.parent.weights))
-        weights.load_into(candidate, surgery.warm_start(bench.model, before, parent, plan, made))
+        parent = self._tuned(bench, question.parent)
+        weights.load_into(candidate, surgery.warm_start(bench.model, before, parent.state_dict(), plan, made))
+        changed = [name for name in plan if plan[name] != before[name] and before[name] != ZERO]
+        bench.refit(candidate, parent, changed)
         return candidate
 
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:

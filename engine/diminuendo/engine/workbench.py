@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from diminuendo.engine import batching, tree, weights, zoo
+from diminuendo.engine import batching, surgery, tree, weights, zoo
 from diminuendo.engine.counting import buffers_kept
 from diminuendo.engine.data import Indexed, Stream
 from diminuendo.engine.digest import Digest
@@ -32,13 +32,15 @@ from diminuendo.engine.modules import (
 )
 from diminuendo.engine.original import Lesson
 from diminuendo.engine.precision import is_image, lay_out
+from diminuendo.engine.refit import HEAD_SAMPLES, LAYER_SAMPLES, Head, head_of, refit
 from diminuendo.engine.score import BATCH, NotFiniteError, joined_scores, scores_of, value_of_metric
-from diminuendo.engine.search.rng import keyed
+from diminuendo.engine.search.rng import keyed, keyed_seed
 from diminuendo.engine.search.work import Labels
 from diminuendo.engine.store import ArtifactStore
 from diminuendo.engine.streaming import StreamTeacher
 from diminuendo.engine.survey.calibrate import Calibration
 from diminuendo.engine.survey.discover import Discovery, discover
+from diminuendo.engine.survey.norms import follow
 from diminuendo.engine.task import Metric, Recipe, Samples, Task, TaskError
 from diminuendo.engine.teacher import Teacher
 from diminuendo.engine.tryout import Pace, fastest, ways
@@ -56,6 +58,9 @@ EXAMPLES = 16
 
 CALIBRATION_SAMPLES = 128
 """Training samples on which the calibration measures."""
+
+BATCHNORM_SAMPLES = 2000
+"""Training samples for BatchNorm's statistics."""
 
 CACHED_BYTES = 512 * 2**20
 """Most memory for tensors read from the store."""
@@ -265,6 +270,46 @@ class Workbench:
     def discovery(self) -> Discovery:
         """Layers that can be compressed, and why others cannot."""
         return discover(self.model, self.examples)
+
+    @cached_property
+    def absorbed(self) -> frozenset[str]:
+        """Layers whose outputs go straight into a BatchNorm."""
+        return follow(self.model, self.discovery.layers, self.examples).absorbing
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The layer that gives the logits, if one does."""
+        names = [spec.name for spec in self.discovery.layers] + [name for name, _ in self.discovery.left_dense]
+        name = head_of(self.model, names, self.examples, self.task.logits)
+        if name is None:
+            return None
+        return Head(self.model, name, self.training_inputs(HEAD_SAMPLES), seed=keyed_seed(self.seed, "head"))
+
+    def refit(self, candidate: nn.Module, reference: nn.Module, names: Collection[str]) -> None:
+        """Fit replaced layers to what the original's or a parent's give, each on what those before it leave.
+
+        Args:
+            candidate: Changed in place; it has to be settled afterwards.
+            reference: The original, or the network that the candidate's weights are from.
+            names: Of the layers.
+        """
+        with user_code("the network's forward"):
+            refit(
+                candidate,
+                reference,
+                names,
+                self.training_inputs(LAYER_SAMPLES),
+                absorbed=self.absorbed,
+                batch_size=BATCH,
+                seed=keyed_seed(self.seed, "refit"),
+            )
+
+    def settle(self, model: nn.Module) -> None:
+        """Re-estimate a network's BatchNorm, and fit its head to the original's logits."""
+        with user_code("the network's forward"):
+            surgery.reestimate_batchnorm(model, self.training_inputs(BATCHNORM_SAMPLES), BATCH)
+            if self.head is not None:
+                self.head.fit(model, self.training_inputs(HEAD_SAMPLES))
 
     @cached_property
     def calibration(self) -> Calibration:

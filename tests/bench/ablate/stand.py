@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from diminuendo.engine import surgery, weights
 from diminuendo.engine.cost import Cost, ratio
-from diminuendo.engine.evaluate import BATCH, BATCHNORM_SAMPLES, MOMENT_SAMPLES
+from diminuendo.engine.evaluate import MOMENT_SAMPLES
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.formats import Moments
-from diminuendo.engine.plan import DENSE, Plan
+from diminuendo.engine.plan import DENSE, ZERO, Plan
 from diminuendo.engine.profile import profile
-from diminuendo.engine.score import NotFiniteError, divergence
+from diminuendo.engine.score import BATCH, NotFiniteError, divergence
 from diminuendo.engine.search.path import at_most, path
 from diminuendo.engine.search.rng import keyed_seed
 from diminuendo.engine.search.space import LayerOptions, Space
@@ -29,7 +29,7 @@ from diminuendo.engine.search.work import Option
 from diminuendo.engine.survey import factors, moments
 from diminuendo.engine.task import Task
 from diminuendo.engine.teacher import Teacher
-from diminuendo.engine.workbench import Workbench
+from diminuendo.engine.workbench import BATCHNORM_SAMPLES, Workbench
 
 FORMATS = ("svd", "svd_input", "spatial", "tucker2", "cp", "tt")
 
@@ -191,12 +191,14 @@ class Stand:
         """Params that ratios are told of."""
         return self.original or self._profile.cost.params
 
-    def built(self, surveyed: Surveyed, plan: Plan) -> nn.Module:
-        """A plan's network with its factors' weights and BatchNorm re-estimated."""
+    def built(self, surveyed: Surveyed, plan: Plan, *, refitted: bool = True) -> nn.Module:
+        """A plan's network with its factors' weights, layers fitted one after the other, and settled."""
         model = self.bench.model
         candidate = self.bench.fast(surgery.build(model, plan))
         surgery.load_factors(candidate, model, plan, self._of(surveyed, plan))
-        self.settle(candidate)
+        if refitted:
+            self.bench.refit(candidate, model, plan)
+        self.settle(candidate, refitted=refitted)
         return candidate
 
     def child(self, surveyed: Surveyed, before: Plan, parent: nn.Module, plan: Plan) -> nn.Module:
@@ -205,6 +207,8 @@ class Stand:
         candidate = self.bench.fast(surgery.build(model, plan))
         state = surgery.warm_start(model, before, parent.state_dict(), plan, self._of(surveyed, plan))
         weights.load_into(candidate, state)
+        changed = [name for name in plan if plan[name] != before[name] and before[name] != ZERO]
+        self.bench.refit(candidate, parent, changed)
         self.settle(candidate)
         return candidate
 
@@ -212,9 +216,12 @@ class Stand:
     def _of(surveyed: Surveyed, plan: Plan) -> dict[str, dict[str, Tensor]]:
         return {name: surveyed.factors[name, c.format] for name, c in plan.items() if c != DENSE}
 
-    def settle(self, model: nn.Module) -> None:
-        """Re-estimate BatchNorm."""
-        surgery.reestimate_batchnorm(model, self.bench.training_inputs(BATCHNORM_SAMPLES), BATCH)
+    def settle(self, model: nn.Module, *, refitted: bool = True) -> None:
+        """Re-estimate BatchNorm, and fit the head."""
+        if refitted:
+            self.bench.settle(model)
+        else:
+            surgery.reestimate_batchnorm(model, self.bench.training_inputs(BATCHNORM_SAMPLES), BATCH)
 
     def tune(
         self,
@@ -226,6 +233,7 @@ class Stand:
         teacher: Teacher | None = None,
         own: float | None = None,
         orthogonal: bool = True,
+        refitted: bool = True,
     ) -> nn.Module:
         """Tune in place, as the engine does, and re-estimate BatchNorm.
 
@@ -233,6 +241,7 @@ class Stand:
             teacher: What is tuned towards, where it is another one.
             own: Weight of the task's loss, where it is not the recipe's.
             orthogonal: Whether steps on matrices are orthogonalised.
+            refitted: Whether the head is fitted afterwards.
         """
         recipe = replace(self.bench.recipe, orthogonal=orthogonal)
         self._tunings += 1
@@ -246,7 +255,7 @@ class Stand:
             seed=keyed_seed(self.seed, "ablation", self._tunings),
             start=start,
         )
-        self.settle(model)
+        self.settle(model, refitted=refitted)
         return model
 
     def scored(self, model: nn.Module) -> Scored:

@@ -14,14 +14,12 @@ from tests.bench.compare.lab import DELTA, Lab
 from torch import nn
 
 from diminuendo.engine.cost import ratio
-from diminuendo.engine.evaluate import BATCH, BATCHNORM_SAMPLES
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.modules import copied
 from diminuendo.engine.precision import lay_out
 from diminuendo.engine.profile import profile
 from diminuendo.engine.score import NotFiniteError, verdict
 from diminuendo.engine.search.rng import keyed_seed
-from diminuendo.engine.surgery import reestimate_batchnorm
 from diminuendo.engine.workbench import Workbench
 
 MOST_PRUNED = 0.95
@@ -95,8 +93,7 @@ class PruningBench:
         self.lab.account.charge(epochs)
         self._asked += 1
         bench, task = self.bench, self.bench.task
-        statistics = bench.training_inputs(BATCHNORM_SAMPLES)
-        reestimate_batchnorm(model, statistics, BATCH)
+        bench.settle(model)
         numerics = self.lab.prepared.numerics
         lay_out(model, channels_last=numerics.channels_last)
         tuning = finetune(
@@ -113,7 +110,7 @@ class PruningBench:
         bench.fast(model)
         drop = math.inf
         if not tuning.diverged:
-            reestimate_batchnorm(model, statistics, BATCH)
+            bench.settle(model)
             drop = self._drop(model)
         self.seconds += time.perf_counter() - start
         return Candidate(self.ratio_of(model), drop, before + epochs, model)

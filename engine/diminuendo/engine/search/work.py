@@ -17,7 +17,7 @@ from diminuendo.engine.exports.forms import Exported
 from diminuendo.engine.plan import FORMAT_NAMES, Choice, LayerSpec
 from diminuendo.engine.search.wiring import Wiring
 
-ENGINE_REVISION = 14
+ENGINE_REVISION = 15
 """Raised whenever the same work would give another outcome than before; part of every key."""
 
 OWN, OWN_RIVAL = 0.03, 1.0
