@@ -3,8 +3,8 @@
     python -m tests.bench.ablation [--networks digits midsize] [--variants ...] [--seeds N ...]
 
 Each variant differs from `base` in one thing: data-aware, calibrated, all formats mixed along the multiplier path, from
-factors in one shot, with distillation. Told are the drop and the divergence on all evaluation data, on which nothing is
-chosen. Finished cells are kept in a folder, so that a stopped run goes on.
+factors in one shot, layers and head fitted in closed form, with distillation. Told are the drop and the divergence on
+all evaluation data, on which nothing is chosen. Finished cells are kept in a folder, so that a stopped run goes on.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class Worker:
     def _evaluate(self, bench: Workbench, question: Evaluate, start: float, parts: int) -> Evaluated:
         task = bench.task
         with phase("build"):
-            model = self._candidate(bench, question)
+            model = self._candidate(bench, question, parts)
         cost = _cost_of(model, bench.example)
         if question.parent is None or question.choices != question.parent.choices:
             bench.settle(model)
@@ -260,8 +260,8 @@ class Worker:
             bench.fast(model)
         return tuning
 
-    def _candidate(self, bench: Workbench, question: Evaluate) -> nn.Module:
-        """The candidate before tuning: from its parent's weights, or from the stored factors."""
+    def _candidate(self, bench: Workbench, question: Evaluate, parts: int) -> nn.Module:
+        """The candidate before tuning: from its parent's weights, or from the stored factors, its layers fitted."""
         plan = Plan(question.choices)
         if question.parent is not None and question.parent.choices == question.choices:
             return self._tuned(bench, question.parent)
@@ -269,13 +269,13 @@ class Worker:
         made = {layer: self._cache.tensors(sha256) for layer, _, sha256 in question.factors}
         if question.parent is None:
             surgery.load_factors(candidate, bench.model, plan, made)
-            bench.refit(candidate, bench.model, plan)
+            bench.refit(candidate, bench.model, plan, parts=parts)
             return candidate
         before = Plan(question.parent.choices)
         parent = self._tuned(bench, question.parent)
         weights.load_into(candidate, surgery.warm_start(bench.model, before, parent.state_dict(), plan, made))
         changed = [name for name in plan if plan[name] != before[name] and before[name] != ZERO]
-        bench.refit(candidate, parent, changed)
+        bench.refit(candidate, parent, changed, parts=parts)
         return candidate
 
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:

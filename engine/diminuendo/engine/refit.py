@@ -47,7 +47,7 @@ WIDEST = 2304
 """Most inputs of an output that are fitted: solving takes the third power of them."""
 
 OUTPUT_BYTES = 256 * 2**20
-"""Most memory for one layer's outputs on all samples: the candidate sees them at once."""
+"""See `refit`."""
 
 _PROBED = 2
 _Stage = nn.Linear | Conv
@@ -77,6 +77,7 @@ def refit(
     absorbed: Collection[str] = (),
     batch_size: int = 250,
     seed: int = 0,
+    output_bytes: int = OUTPUT_BYTES,
 ) -> tuple[str, ...]:
     """Fit replaced layers of a candidate, each on what those before it leave.
 
@@ -91,6 +92,7 @@ def refit(
         absorbed: Of these, those whose outputs go straight into a BatchNorm: it takes up a constant.
         batch_size: Samples of a forward of the reference.
         seed: Of the positions.
+        output_bytes: Most memory for one module's outputs on all samples: the candidate sees them at once.
 
     Returns:
         The layers that were changed.
@@ -98,7 +100,7 @@ def refit(
     names = [name for name in names if isinstance(candidate.get_submodule(name), nn.Sequential)]
     if not names:
         return ()
-    inputs = _affordable(reference, inputs)
+    inputs = _affordable(reference, inputs, output_bytes)
     if tree.count(inputs) < LEAST_SAMPLES:
         return ()
     goals = _goals(reference, names, inputs, batch_size, seed)
@@ -193,7 +195,7 @@ class Head:
         seen: list[Tensor] = []
 
         def hook(stage: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.append(fitting.rows(stage, args[0]) if args else torch.empty(0))
+            seen.append(made_of(stage, args[0], goal.grid, goal.positions) if args else torch.empty(0))
 
         with torch.no_grad(), evaluating(candidate), buffers_kept(candidate), ExitStack() as hooks:
             hooks.callback(last.register_forward_pre_hook(hook).remove)
@@ -201,7 +203,9 @@ class Head:
                 tree.call(candidate, batch)
         inputs = torch.cat(seen) if seen else torch.empty(0)
         with torch.no_grad():
-            return len(inputs) == len(goal.outputs) and fitting.stage(last, inputs, goal.outputs)
+            return len(inputs) == len(goal.outputs) and fitting.stage(
+                last, inputs, goal.outputs, centred=last.bias is not None
+            )
 
 
 class _Fitting:
@@ -215,16 +219,21 @@ class _Fitting:
 
     def chain(self, stages: Sequence[nn.Module], inputs: Tensor) -> bool:
         """Fit the last two stages, the one before the last first; whether any was changed."""
-        last = stages[-1]
+        last, changed = stages[-1], False
+        centred = self._centred or last.bias is not None
         for stage in stages[:-2]:
             inputs = stage(inputs)
-        changed = False
         if len(stages) > 1:
             if (wanted := self._before(stages[-2], last)) is not None:
-                changed = self.stage(stages[-2], self.rows(stages[-2], inputs), wanted)
+                changed = self.stage(stages[-2], self._rows(stages[-2], inputs), wanted, centred=centred)
             inputs = stages[-2](inputs)
         if self.may(last):
-            changed |= self.stage(last, self.rows(last, inputs), self.goal.outputs)
+            rows = self._rows(last, inputs)
+            if self.stage(last, rows, self.goal.outputs, centred=centred):
+                return True
+            if changed and last.bias is not None:  # the stage before it may have moved the outputs' mean
+                weight = last.weight.flatten(1)
+                last.bias.copy_(self.goal.outputs.mean(0) - weight @ rows.mean(0).to(weight.dtype))
         return changed
 
     def may(self, stage: nn.Module) -> TypeGuard[_Stage]:
@@ -250,35 +259,14 @@ class _Fitting:
         back: Tensor = torch.linalg.pinv(weight)
         return (outputs @ back.mT).to(self.goal.outputs.dtype)
 
-    def rows(self, stage: nn.Module, inputs: Tensor) -> Tensor:
-        """(N P, K): what each chosen position's outputs are made of."""
-        if isinstance(stage, nn.Linear):
-            return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, self.goal.positions].flatten(0, 1)
-        if not isinstance(stage, Conv):
-            raise TypeError(f"a {type(stage).__name__} has no rows")
-        padding = [pad for each in reversed(stage.padding) for pad in (each, each)]
-        padded = functional.pad(inputs, padding) if any(padding) else inputs  # type: ignore[arg-type]
-        offsets: list[tuple[int, ...]] = list(zip(*itertools.product(*map(range, stage.kernel_size)), strict=True))
-        index: tuple[Tensor, ...] = tuple(
-            at.unsqueeze(1) * stride + torch.tensor(offset, device=at.device) * dilation
-            for at, offset, stride, dilation in zip(
-                torch.unravel_index(self.goal.positions, self.goal.grid),
-                offsets,
-                stage.stride,
-                stage.dilation,
-                strict=True,
-            )
-        )
-        everything: tuple[Tensor | slice, ...] = (slice(None), slice(None), *index)
-        found: Tensor = padded[everything]  # (N, C, P, kernel)
-        return found.transpose(1, 2).flatten(0, 1).flatten(1)
+    def _rows(self, stage: nn.Module, inputs: Tensor) -> Tensor:
+        return made_of(stage, inputs, self.goal.grid, self.goal.positions)
 
-    def stage(self, stage: nn.Module, inputs: Tensor, wanted: Tensor) -> bool:
+    def stage(self, stage: nn.Module, inputs: Tensor, wanted: Tensor, *, centred: bool) -> bool:
         """Fit one stage to what it is to give, (N P, its outputs); whether it was changed."""
         if not _is_stage(stage):
             raise TypeError(f"a {type(stage).__name__} is no stage")
         weight = stage.weight
-        centred = stage.bias is not None or self._centred
         found = ridge.fitted(inputs.float(), wanted.float(), weight.flatten(1), self._held, centred=centred)
         if found is None:
             return False
@@ -286,6 +274,40 @@ class _Fitting:
         if stage.bias is not None:
             stage.bias.copy_(found.bias)
         return True
+
+
+def made_of(stage: nn.Module, inputs: Tensor, grid: Sequence[int], positions: Tensor) -> Tensor:
+    """What a stage's outputs at some positions are made of: times its weight they are these outputs, less the bias.
+
+    Args:
+        stage: A linear layer, or a convolution without groups that pads with zeros.
+        inputs: (N, C, ...) of a convolution; (N, ..., K) of a linear layer.
+        grid: The shape of the positions of its outputs.
+        positions: (P,) numbers of positions in it.
+
+    Returns:
+        (N P, K), sample by sample; K as in ``weight.flatten(1)``.
+    """
+    if isinstance(stage, nn.Linear):
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, positions].flatten(0, 1)
+    if not isinstance(stage, Conv):
+        raise TypeError(f"a {type(stage).__name__} has no rows")
+    padding = [pad for each in reversed(stage.padding) for pad in (each, each)]
+    padded = functional.pad(inputs, padding) if any(padding) else inputs  # type: ignore[arg-type]
+    offsets: list[tuple[int, ...]] = list(zip(*itertools.product(*map(range, stage.kernel_size)), strict=True))
+    index: tuple[Tensor, ...] = tuple(
+        at.unsqueeze(1) * stride + torch.tensor(offset, device=at.device) * dilation
+        for at, offset, stride, dilation in zip(
+            torch.unravel_index(positions, tuple(grid)),
+            offsets,
+            stage.stride,
+            stage.dilation,
+            strict=True,
+        )
+    )
+    everything: tuple[Tensor | slice, ...] = (slice(None), slice(None), *index)
+    found: Tensor = padded[everything]  # (N, C, P, kernel)
+    return found.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 def _is_stage(module: nn.Module) -> TypeGuard[_Stage]:
@@ -366,7 +388,7 @@ def _last(module: nn.Module) -> nn.Module:
     return module[-1] if isinstance(module, nn.Sequential) and len(module) else module
 
 
-def _affordable(reference: nn.Module, inputs: Any) -> Any:
+def _affordable(reference: nn.Module, inputs: Any, output_bytes: int) -> Any:
     """As many samples as there is memory for."""
     found: dict[str, Tensor] = {}
     few = tree.take(inputs, slice(0, _PROBED))
@@ -375,4 +397,4 @@ def _affordable(reference: nn.Module, inputs: Any) -> Any:
             hooks.callback(module.register_forward_hook(_kept(found, name)).remove)
         tree.call(reference, few)
     each = max((tree.size_bytes(outputs) for outputs in found.values()), default=1) / tree.count(few)
-    return tree.take(inputs, slice(0, min(LAYER_SAMPLES, max(1, int(OUTPUT_BYTES / max(1.0, each))))))
+    return tree.take(inputs, slice(0, min(LAYER_SAMPLES, max(1, int(output_bytes / max(1.0, each))))))

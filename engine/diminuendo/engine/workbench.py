@@ -32,7 +32,7 @@ from diminuendo.engine.modules import (
 )
 from diminuendo.engine.original import Lesson
 from diminuendo.engine.precision import is_image, lay_out
-from diminuendo.engine.refit import HEAD_SAMPLES, LAYER_SAMPLES, Head, head_of, refit
+from diminuendo.engine.refit import HEAD_SAMPLES, LAYER_SAMPLES, OUTPUT_BYTES, Head, head_of, refit
 from diminuendo.engine.score import BATCH, NotFiniteError, joined_scores, scores_of, value_of_metric
 from diminuendo.engine.search.rng import keyed, keyed_seed
 from diminuendo.engine.search.work import Labels
@@ -285,13 +285,14 @@ class Workbench:
             return None
         return Head(self.model, name, self.training_inputs(HEAD_SAMPLES), seed=keyed_seed(self.seed, "head"))
 
-    def refit(self, candidate: nn.Module, reference: nn.Module, names: Collection[str]) -> None:
+    def refit(self, candidate: nn.Module, reference: nn.Module, names: Collection[str], *, parts: int = 1) -> None:
         """Fit replaced layers to what the original's or a parent's give, each on what those before it leave.
 
         Args:
             candidate: Changed in place; it has to be settled afterwards.
             reference: The original, or the network that the candidate's weights are from.
             names: Of the layers.
+            parts: By how much less memory it may take than it would.
         """
         with user_code("the network's forward"):
             refit(
@@ -302,6 +303,7 @@ class Workbench:
                 absorbed=self.absorbed,
                 batch_size=BATCH,
                 seed=keyed_seed(self.seed, "refit"),
+                output_bytes=OUTPUT_BYTES // parts,
             )
 
     def settle(self, model: nn.Module) -> None:

@@ -191,14 +191,14 @@ class Stand:
         """Params that ratios are told of."""
         return self.original or self._profile.cost.params
 
-    def built(self, surveyed: Surveyed, plan: Plan, *, refitted: bool = True) -> nn.Module:
+    def built(self, surveyed: Surveyed, plan: Plan, *, layers: bool = True, head: bool = True) -> nn.Module:
         """A plan's network with its factors' weights, layers fitted one after the other, and settled."""
         model = self.bench.model
         candidate = self.bench.fast(surgery.build(model, plan))
         surgery.load_factors(candidate, model, plan, self._of(surveyed, plan))
-        if refitted:
+        if layers:
             self.bench.refit(candidate, model, plan)
-        self.settle(candidate, refitted=refitted)
+        self.settle(candidate, head=head)
         return candidate
 
     def child(self, surveyed: Surveyed, before: Plan, parent: nn.Module, plan: Plan) -> nn.Module:
@@ -216,9 +216,9 @@ class Stand:
     def _of(surveyed: Surveyed, plan: Plan) -> dict[str, dict[str, Tensor]]:
         return {name: surveyed.factors[name, c.format] for name, c in plan.items() if c != DENSE}
 
-    def settle(self, model: nn.Module, *, refitted: bool = True) -> None:
+    def settle(self, model: nn.Module, *, head: bool = True) -> None:
         """Re-estimate BatchNorm, and fit the head."""
-        if refitted:
+        if head:
             self.bench.settle(model)
         else:
             surgery.reestimate_batchnorm(model, self.bench.training_inputs(BATCHNORM_SAMPLES), BATCH)
@@ -233,15 +233,15 @@ class Stand:
         teacher: Teacher | None = None,
         own: float | None = None,
         orthogonal: bool = True,
-        refitted: bool = True,
+        head: bool = True,
     ) -> nn.Module:
-        """Tune in place, as the engine does, and re-estimate BatchNorm.
+        """Tune in place, as the engine does, and settle.
 
         Args:
             teacher: What is tuned towards, where it is another one.
             own: Weight of the task's loss, where it is not the recipe's.
             orthogonal: Whether steps on matrices are orthogonalised.
-            refitted: Whether the head is fitted afterwards.
+            head: Whether the head is fitted afterwards.
         """
         recipe = replace(self.bench.recipe, orthogonal=orthogonal)
         self._tunings += 1
@@ -255,7 +255,7 @@ class Stand:
             seed=keyed_seed(self.seed, "ablation", self._tunings),
             start=start,
         )
-        self.settle(model, refitted=refitted)
+        self.settle(model, head=head)
         return model
 
     def scored(self, model: nn.Module) -> Scored:

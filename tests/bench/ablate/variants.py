@@ -47,11 +47,21 @@ def _one_shot(survey: Callable[[Stand], Surveyed]) -> Variant:
 
 
 def _untuned(survey: Callable[[Stand], Surveyed]) -> Variant:
-    """From factors, BatchNorm re-estimated."""
+    """From factors, fitted."""
 
     def one(stand: Stand, ratio: float) -> Scored:
         surveyed = survey(stand)
         return stand.scored(stand.built(surveyed, surveyed.plan(ratio, stand.params)))
+
+    return _each(one)
+
+
+def _refitted(*, layers: bool, head: bool, tuned: bool = True) -> Variant:
+    """With layers fitted before tuning or not, and the head before and after it or not."""
+
+    def one(stand: Stand, ratio: float) -> Scored:
+        built = stand.built(stand.aware, stand.aware.plan(ratio, stand.params), layers=layers, head=head)
+        return stand.scored(stand.tune(built, stand.epochs, head=head) if tuned else built)
 
     return _each(one)
 
@@ -215,6 +225,9 @@ VARIANTS: dict[str, Variant] = {
     "both in full": _own(1.0),
     "distillation alone": _own(0.0),
     "plain SGD": _each(_by_sgd),
+    "not fitted": _refitted(layers=False, head=False),
+    "layers fitted": _refitted(layers=True, head=False),
+    "head fitted": _refitted(layers=False, head=True),
     "half, from factors": _each(_from_factors_after),
     "half, from a parent": _each(_from_parent),
     "separate": _separate,
@@ -223,7 +236,9 @@ VARIANTS: dict[str, Variant] = {
     "pruned": _each(_pruned),
     "pruned, then base": _each(_pruned_first),
     "base, untuned": _untuned(lambda stand: stand.aware),
+    "not fitted, untuned": _refitted(layers=False, head=False, tuned=False),
+    "layers fitted, untuned": _refitted(layers=True, head=False, tuned=False),
     "plain, untuned": _untuned(lambda stand: stand.plain),
     "uncalibrated, untuned": _untuned(lambda stand: stand.uncalibrated),
 }
-"""All variants by name; `base` is data-aware, calibrated, of all formats, in one shot, with distillation."""
+"""All variants by name; `base` is data-aware, calibrated, of all formats, in one shot, fitted, with distillation."""

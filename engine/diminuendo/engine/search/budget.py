@@ -115,6 +115,11 @@ def minutes_of(state: State) -> float:
     return min(of(state.request, "minutes"), math.inf if state.end_s is None else state.end_s / 60)
 
 
+def _left_s(state: State) -> float:
+    """Seconds until these minutes are over; infinite when there are none."""
+    return 60 * minutes_of(state) - state.elapsed_s
+
+
 def spent(state: State) -> tuple[int, float]:
     """Evaluations and epochs that were paid for or are under way."""
     asked = [p.work.question for p in state.pending]
@@ -155,10 +160,9 @@ def epochs_in_all(state: State, settings: Settings | None = None) -> float:
         settings: What is going to be tried: of minutes, the candidates take some beside their epochs.
     """
     most, speed = of(state.request, "epochs"), pace(state)
-    if speed and math.isfinite(minutes := minutes_of(state)):
+    if speed:
         scoring_s = speed.scoring_s(_ahead(state, settings)) if settings else 0.0
-        left_s = 60 * minutes - state.elapsed_s - scoring_s
-        most = min(most, state.epochs + max(0.0, left_s) / speed.epoch_s)
+        most = min(most, state.epochs + max(0.0, _left_s(state) - scoring_s) / speed.epoch_s)
     return most
 
 
@@ -287,11 +291,11 @@ def room(state: State, settings: Settings, epochs: float, lineage: float) -> int
     if math.isfinite(most := of(request, "epochs")):
         kept_back = keep.total(max(lineage, longest(state))) + most / AFTER_SHARE
         left.append((most - so_far - kept_back) / max(1 / PART, epochs))
-    if (speed := pace(state)) and math.isfinite(minutes := minutes_of(state)) and state.trials:
-        kept_back_s = _certify_s(state, keep, speed) + 60 * minutes / AFTER_SHARE
+    if (speed := pace(state)) and math.isfinite(left_s := _left_s(state)) and state.trials:
+        kept_back_s = _certify_s(state, keep, speed) + 60 * minutes_of(state) / AFTER_SHARE
         under_way_s = (so_far - state.epochs) * speed.epoch_s + (evaluations - len(state.trials)) * speed.beside_s
-        left_s = 60 * minutes - state.elapsed_s - kept_back_s - under_way_s
-        left.append(left_s / (speed.epoch_s * max(1 / PART, epochs) + speed.beside_s))
+        each_s = speed.epoch_s * max(1 / PART, epochs) + speed.beside_s
+        left.append((left_s - kept_back_s - under_way_s) / each_s)
     return max(0, int(min(left)))
 
 
@@ -302,8 +306,8 @@ def left(state: State) -> float:
     if evaluations + 1 > of(request, "evaluations"):
         return 0.0
     most = of(request, "epochs") - so_far
-    if speed and math.isfinite(minutes := minutes_of(state)):
-        most = min(most, (60 * minutes - state.elapsed_s - speed.scoring_s(1)) / speed.epoch_s)
+    if speed:
+        most = min(most, (_left_s(state) - speed.scoring_s(1)) / speed.epoch_s)
     return max(0.0, most)
 
 
@@ -315,11 +319,10 @@ def _certify_s(state: State, keep: Finals, speed: Pace) -> float:
 
 def due(state: State, settings: Settings) -> bool:
     """Whether the minutes that are left are those that certification needs."""
-    minutes, speed = minutes_of(state), pace(state)
-    if not math.isfinite(minutes):
+    left_s, speed = _left_s(state), pace(state)
+    if math.isinf(left_s):
         return False
-    keep_s = _certify_s(state, finals(state, settings), speed) if speed else 0.0
-    return state.elapsed_s + keep_s >= 60 * minutes
+    return left_s <= (_certify_s(state, finals(state, settings), speed) if speed else 0.0)
 
 
 def affordable(state: State, settings: Settings) -> Finals:
@@ -330,10 +333,10 @@ def affordable(state: State, settings: Settings) -> Finals:
     request, planned, speed, lineage = state.request, finals(state, settings), pace(state), longest(state)
     evaluations, so_far = spent(state)
     left = of(request, "epochs") - so_far
-    if speed and math.isfinite(minutes := minutes_of(state)):
+    if speed:
         dearer = max(0.0, (dense_epoch_s(state) or speed.epoch_s) - speed.epoch_s)
         extra_s = dearer * planned.control_epochs(lineage) + speed.scoring_s(planned.count + 1)
-        left = min(left, (60 * minutes - state.elapsed_s - extra_s) / speed.epoch_s)
+        left = min(left, (_left_s(state) - extra_s) / speed.epoch_s)
     if planned.total(lineage) > left:  # the control gives way first
         planned = replace(planned, control=min(planned.control, whole(left / 4)))
     count, epochs = planned.count, planned.epochs
