@@ -14,7 +14,7 @@ Legend: N samples, P positions, O output channels, K inputs of an output.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -39,9 +39,11 @@ LEAST_SAMPLES = 20
 HELD = 5
 """One sample in so many is held back to choose by."""
 
-ROWS = 16384
+LEAST_ROWS, ROWS, ROWS_EACH = 2048, 16384, 16
+"""A layer is fitted on rows at random positions of every sample: so many for each input of an output, within bounds."""
+
 ELEMENTS = 2**25
-"""Most rows that a layer is fitted on, at random positions of every sample; and most elements of their outputs."""
+"""Most elements of these rows' outputs."""
 
 WIDEST = 2304
 """Most inputs of an output that are fitted: solving takes the third power of them."""
@@ -59,7 +61,8 @@ class Goal:
 
     Attributes:
         grid: The shape of its positions.
-        positions: (P,) chosen ones of them.
+        positions: (N, P) chosen ones of them, each sample's own: two thousand such rows fit as well as sixteen
+            thousand of positions that all samples share.
         outputs: (N P, O), sample by sample.
     """
 
@@ -103,7 +106,8 @@ def refit(
     inputs = _affordable(reference, inputs, output_bytes)
     if tree.count(inputs) < LEAST_SAMPLES:
         return ()
-    goals = _goals(reference, names, inputs, batch_size, seed)
+    widths = {name: _width(list(candidate.get_submodule(name).children())[-2:]) for name in names}
+    goals = _goals(reference, widths, inputs, batch_size, seed)
     held, changed = _held(tree.count(inputs)), []
 
     def fit(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -173,7 +177,7 @@ class Head:
         """
         self.name = name
         self._batch_size = batch_size
-        self._goal = _goals(original, [name], inputs, batch_size, seed).get(name)
+        self._goal = _goals(original, {name: ROWS}, inputs, batch_size, seed).get(name)
 
     def fit(self, candidate: nn.Module, inputs: Any) -> bool:
         """Fit a candidate's head, or the last stage of it, to the original's logits.
@@ -192,10 +196,12 @@ class Head:
         fitting = _Fitting(goal, _held(samples), centred=False, taken=_shared(candidate))
         if not fitting.may(last):
             return False
-        seen: list[Tensor] = []
+        seen, size = list[Tensor](), self._batch_size
 
         def hook(stage: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.append(made_of(stage, args[0], goal.grid, goal.positions) if args else torch.empty(0))
+            if args:
+                own = goal.positions[len(seen) * size : len(seen) * size + len(args[0])]
+                seen.append(made_of(stage, args[0], goal.grid, own))
 
         with torch.no_grad(), evaluating(candidate), buffers_kept(candidate), ExitStack() as hooks:
             hooks.callback(last.register_forward_pre_hook(hook).remove)
@@ -213,7 +219,7 @@ class _Fitting:
 
     def __init__(self, goal: Goal, held: Tensor, *, centred: bool, taken: Collection[int]) -> None:
         self.goal = goal
-        self._held = held.repeat_interleave(len(goal.positions)).to(goal.outputs.device)
+        self._held = held.repeat_interleave(goal.positions.shape[1]).to(goal.outputs.device)
         self._centred = centred
         self._taken = taken
 
@@ -283,20 +289,21 @@ def made_of(stage: nn.Module, inputs: Tensor, grid: Sequence[int], positions: Te
         stage: A linear layer, or a convolution without groups that pads with zeros.
         inputs: (N, C, ...) of a convolution; (N, ..., K) of a linear layer.
         grid: The shape of the positions of its outputs.
-        positions: (P,) numbers of positions in it.
+        positions: (N, P) numbers of positions in it, each sample's own.
 
     Returns:
         (N P, K), sample by sample; K as in ``weight.flatten(1)``.
     """
+    samples = torch.arange(len(inputs), device=inputs.device).unsqueeze(1)
     if isinstance(stage, nn.Linear):
-        return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, positions].flatten(0, 1)
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1])[samples, positions].flatten(0, 1)
     if not isinstance(stage, Conv):
         raise TypeError(f"a {type(stage).__name__} has no rows")
     padding = [pad for each in reversed(stage.padding) for pad in (each, each)]
     padded = functional.pad(inputs, padding) if any(padding) else inputs  # type: ignore[arg-type]
     offsets: list[tuple[int, ...]] = list(zip(*itertools.product(*map(range, stage.kernel_size)), strict=True))
-    index: tuple[Tensor, ...] = tuple(
-        at.unsqueeze(1) * stride + torch.tensor(offset, device=at.device) * dilation
+    places: tuple[Tensor, ...] = tuple(
+        at.unsqueeze(2) * stride + torch.tensor(offset, device=at.device) * dilation
         for at, offset, stride, dilation in zip(
             torch.unravel_index(positions, tuple(grid)),
             offsets,
@@ -305,9 +312,9 @@ def made_of(stage: nn.Module, inputs: Tensor, grid: Sequence[int], positions: Te
             strict=True,
         )
     )
-    everything: tuple[Tensor | slice, ...] = (slice(None), slice(None), *index)
-    found: Tensor = padded[everything]  # (N, C, P, kernel)
-    return found.transpose(1, 2).flatten(0, 1).flatten(1)
+    index: tuple[Tensor | slice, ...] = (samples.unsqueeze(2), slice(None), *places)
+    found: Tensor = padded[index]  # (N, P, kernel, C)
+    return found.flatten(0, 1).mT.flatten(1)
 
 
 def _is_stage(module: nn.Module) -> TypeGuard[_Stage]:
@@ -318,6 +325,12 @@ def _is_stage(module: nn.Module) -> TypeGuard[_Stage]:
     if kind not in (nn.Conv1d, nn.Conv2d, nn.Conv3d) or not isinstance(module, Conv):
         return False
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+def _width(stages: Sequence[nn.Module]) -> int:
+    """The most inputs that an output of any of these stages has, of those that are fitted."""
+    widths = [stage.weight[0].numel() for stage in stages if _is_stage(stage)]
+    return max([width for width in widths if width <= WIDEST], default=0)
 
 
 def _is_pointwise(stage: _Stage) -> bool:
@@ -342,36 +355,44 @@ def _held(samples: int) -> Tensor:
     return torch.arange(samples) >= samples - samples // HELD
 
 
-def _goals(reference: nn.Module, names: Collection[str], inputs: Any, batch_size: int, seed: int) -> dict[str, Goal]:
-    """What layers of the reference give on all samples, at random positions; of those that are called once."""
+def _goals(reference: nn.Module, widths: Mapping[str, int], inputs: Any, batch_size: int, seed: int) -> dict[str, Goal]:
+    """What layers of the reference give on all samples, at random positions; of those that are called once.
+
+    Args:
+        widths: By layer: the most inputs of an output that are to be fitted.
+    """
     generator = torch.Generator().manual_seed(seed)
-    samples = tree.count(inputs)
+    samples, done = tree.count(inputs), 0
     places: dict[str, tuple[tuple[int, ...], Tensor]] = {}
-    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    kept: dict[str, list[Tensor]] = {name: [] for name in widths}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, _: Any, outputs: Tensor) -> None:
             rows, grid = _by_position(module, outputs)
             if name not in places:
                 size, most = rows.shape[1], ELEMENTS // max(1, samples * rows.shape[2])
-                count = min(size, max(1, min(ROWS // samples, most)))
-                chosen = torch.randperm(size, generator=generator)[:count].to(rows.device)
-                places[name] = grid, chosen
-            if places[name][0] == grid:
-                kept[name].append(rows[:, places[name][1]].flatten(0, 1).clone())
+                wanted = min(ROWS, max(LEAST_ROWS, ROWS_EACH * widths[name]))
+                count = min(size, max(1, min(round(wanted / samples), most)))
+                chosen = torch.rand(samples, size, generator=generator).topk(count, dim=1).indices
+                places[name] = grid, chosen.to(rows.device)
+            own = places[name][1][done : done + len(rows)]
+            if places[name][0] == grid and len(own) == len(rows):
+                at = torch.arange(len(rows), device=rows.device).unsqueeze(1)
+                kept[name].append(rows[at, own].flatten(0, 1).clone())
 
         return hook
 
     with torch.no_grad(), evaluating(reference), buffers_kept(reference), ExitStack() as hooks:
-        for name in names:
+        for name in widths:
             module = reference.get_submodule(name)
             hooks.callback(module.register_forward_hook(keep(name)).remove)
         for batch in tree.batches(inputs, batch_size):
             tree.call(reference, batch)
+            done += tree.count(batch)
     goals = {}
     for name, (grid, chosen) in places.items():
         outputs = torch.cat(kept[name])
-        if len(outputs) == samples * len(chosen):
+        if len(outputs) == chosen.numel():
             goals[name] = Goal(grid, chosen, outputs)
     return goals
 

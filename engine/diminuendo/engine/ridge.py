@@ -29,15 +29,30 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class _Squares:
-    """Second moments of rows about a mean: (K, K) of inputs, (K, O) of inputs with targets, float64."""
+    """Sums over rows about an origin: (K, K) of inputs, (K, O) of inputs with targets, float64; and of the rows."""
 
     inputs: Tensor
     crossed: Tensor
+    sums: tuple[Tensor, Tensor]
+    rows: int
 
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor) -> _Squares:
         """Products in the rows' own precision."""
-        return cls((inputs.mT @ inputs).to(torch.float64), (inputs.mT @ targets).to(torch.float64))
+        products = inputs.mT @ inputs, inputs.mT @ targets
+        sums = inputs.sum(0, dtype=torch.float64), targets.sum(0, dtype=torch.float64)
+        return cls(products[0].to(torch.float64), products[1].to(torch.float64), sums, len(inputs))
+
+    def __add__(self, other: _Squares) -> _Squares:
+        sums = self.sums[0] + other.sums[0], self.sums[1] + other.sums[1]
+        return _Squares(self.inputs + other.inputs, self.crossed + other.crossed, sums, self.rows + other.rows)
+
+    def about_means(self) -> _Squares:
+        """The same about the rows' own means."""
+        here, there = self.sums
+        inputs = self.inputs - torch.outer(here, here) / self.rows
+        crossed = self.crossed - torch.outer(here, there) / self.rows
+        return _Squares(inputs, crossed, (torch.zeros_like(here), torch.zeros_like(there)), self.rows)
 
     def misses(self, weight: Tensor) -> float:
         """Sum of squares that (K, O) weights miss the targets by, but for what is the same for all weights."""
@@ -65,16 +80,17 @@ def fitted(inputs: Tensor, targets: Tensor, weight: Tensor, held: Tensor, *, cen
         targets: (N, O) float.
         weight: (O, K), what is there.
         held: (N,) bool: rows that are not fitted to until the strength is chosen.
-        centred: Whether a constant may be added to the outputs: rows are then taken about their means.
+        centred: Whether a constant may be added to the outputs.
     """
-    if not (bool(torch.isfinite(inputs).all()) and bool(torch.isfinite(targets).all())):
+    mine = ~held
+    finite = bool(torch.isfinite(inputs).all()) and bool(torch.isfinite(targets).all())
+    if not finite or not bool(mine.any()) or not bool(held.any()):
         return None
     start = weight.mT.to(torch.float64)
-    mine = ~held
-    if not bool(mine.any()) or not bool(held.any()):
-        return None
-    here, there = _about(inputs, targets, mine, centred)
-    seen, unseen = _Squares.of(here[mine], there[mine]), _Squares.of(here[held], there[held])
+    here, there = inputs[mine], targets[mine]
+    origin = (here.mean(0), there.mean(0)) if centred else (torch.zeros_like(here[0]), torch.zeros_like(there[0]))
+    seen = _Squares.of(here - origin[0], there - origin[1])
+    unseen = _Squares.of(inputs[held] - origin[0], targets[held] - origin[1])
     least, best = unseen.misses(start), None
     for ridge in RIDGES:
         found = seen.solved(start, ridge)
@@ -82,17 +98,9 @@ def fitted(inputs: Tensor, targets: Tensor, weight: Tensor, held: Tensor, *, cen
             least, best = missed, ridge
     if best is None:
         return None
-    everything = torch.ones_like(held)
-    here, there = _about(inputs, targets, everything, centred)
-    found = _Squares.of(here, there).solved(start, best)
+    everything = seen + unseen
+    found = (everything.about_means() if centred else everything).solved(start, best)
     if found is None or not bool(torch.isfinite(found).all()):
         return None
     bias = targets.mean(0, dtype=torch.float64) - inputs.mean(0, dtype=torch.float64) @ found
     return Fit(found.mT, bias, best)
-
-
-def _about(inputs: Tensor, targets: Tensor, rows: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
-    """Inputs and targets less their means over some rows, where a constant may be added."""
-    if not centred:
-        return inputs, targets
-    return inputs - inputs[rows].mean(0), targets - targets[rows].mean(0)
