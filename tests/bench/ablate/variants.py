@@ -166,7 +166,7 @@ def _nested(share: float) -> Variant:
         largest = _largest(drawn)
         epochs = share * stand.epochs * len(ratios)
         shared = Nested(stand.built(surveyed, largest), largest, drawn, keyed_seed(stand.seed, "nested"))
-        stand.tune(shared, epochs)
+        stand.tune(shared, epochs, head=False)  # each plan has its own, below
         found = []
         for plan in wanted:
             model = stand.bench.fast(surgery.build(stand.bench.model, plan))
