@@ -171,6 +171,38 @@ def test_a_layer_that_is_called_twice_stays() -> None:
     assert same(before, state_of(candidate), "second.")
 
 
+class Flat(nn.Module):
+    """One layer sees samples and positions in one dimension, one a single vector, one as it should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.flat, self.whole = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.vector = nn.Linear(3, 8)
+        self.constant = nn.Parameter(torch.randn(3))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.flat(inputs.flatten(0, 1)).relu().unflatten(0, inputs.shape[:2])
+        hidden = self.whole(hidden).relu().mean(1)
+        found: Tensor = self.head(hidden + self.vector(self.constant))
+        return found
+
+
+def test_a_layer_whose_first_dimension_is_not_the_samples_stays() -> None:
+    model, inputs = Flat().eval(), noise(200, 5, 6)
+    plan = {name: Choice("svd", (2,)) for name in ("flat", "whole", "vector")}
+    candidate = surgery.build(model, Plan(tuple(plan.items()))).eval()
+    for parameter in candidate.parameters():
+        nn.init.normal_(parameter)
+    before = state_of(candidate)
+    assert refit(candidate, model, plan, inputs) == ("whole",)
+    assert same(before, state_of(candidate), "flat.")
+    assert same(before, state_of(candidate), "vector.")
+    assert head_of(model, [*plan, "head"], inputs[:4], lambda outputs: outputs) == "head"
+    assert Head(model, "head", inputs).fit(candidate, inputs)
+
+
 @pytest.mark.parametrize("why", ["few", "tied", "frozen", "dense"])
 def test_what_cannot_be_fitted_stays(why: str) -> None:
     model, inputs = original(), noise(200, 3, 8, 8)

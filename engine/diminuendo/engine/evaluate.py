@@ -24,9 +24,10 @@ from diminuendo.engine.formats import Moments
 from diminuendo.engine.formats.layers import kernel_of
 from diminuendo.engine.modules import unwrapped
 from diminuendo.engine.phases import phase
-from diminuendo.engine.plan import ZERO, LayerSpec, Plan
+from diminuendo.engine.plan import LayerSpec, Plan
 from diminuendo.engine.precision import lay_out
 from diminuendo.engine.profile import Profile, machine, profile, race_networks
+from diminuendo.engine.refit import inherited
 from diminuendo.engine.score import Comparison, NotFiniteError, deviation_of, divergence
 from diminuendo.engine.search.drive import AnyAnswer
 from diminuendo.engine.search.work import (
@@ -274,8 +275,7 @@ class Worker:
         before = Plan(question.parent.choices)
         parent = self._tuned(bench, question.parent)
         weights.load_into(candidate, surgery.warm_start(bench.model, before, parent.state_dict(), plan, made))
-        changed = [name for name in plan if plan[name] != before[name] and before[name] != ZERO]
-        bench.refit(candidate, parent, changed, parts=parts)
+        bench.refit(candidate, parent, inherited(before, plan), parts=parts)
         return candidate
 
     def _tuned(self, bench: Workbench, tuned: Tuned) -> nn.Module:

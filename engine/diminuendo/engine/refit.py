@@ -14,8 +14,8 @@ Legend: N samples, P positions, O output channels, K inputs of an output.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -24,10 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diminuendo.engine import ridge, tree
-from diminuendo.engine.counting import buffers_kept
+from diminuendo.engine.counting import buffers_kept, every_module_called
 from diminuendo.engine.formats.layers import Conv, ConvTranspose, base_of
 from diminuendo.engine.modules import evaluating
+from diminuendo.engine.plan import ZERO, Plan
 from diminuendo.engine.score import rows_of
+from diminuendo.engine.survey.observe import only_input
 
 LAYER_SAMPLES = 1024
 HEAD_SAMPLES = 4000
@@ -71,6 +73,11 @@ class Goal:
     outputs: Tensor
 
 
+def inherited(before: Plan, plan: Plan) -> list[str]:
+    """The layers of a child that are fitted to its parent's: those of another choice, where the parent's compute."""
+    return [name for name in plan if plan[name] != before[name] and before[name] != ZERO]
+
+
 def refit(
     candidate: nn.Module,
     reference: nn.Module,
@@ -100,29 +107,30 @@ def refit(
     Returns:
         The layers that were changed.
     """
-    names = [name for name in names if isinstance(candidate.get_submodule(name), nn.Sequential)]
-    if not names:
+    chains = {name: list(m) for name in names if isinstance(m := candidate.get_submodule(name), nn.Sequential)}
+    if not chains:
         return ()
     inputs = _affordable(reference, inputs, output_bytes)
     if tree.count(inputs) < LEAST_SAMPLES:
         return ()
-    widths = {name: _width(list(candidate.get_submodule(name).children())[-2:]) for name in names}
+    widths = {name: _width(stages[-2:]) for name, stages in chains.items()}
     goals = _goals(reference, widths, inputs, batch_size, seed)
-    held, changed = _held(tree.count(inputs)), []
+    held, shared, changed = _held(tree.count(inputs)), _shared(candidate), list[str]()
 
-    def fit(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            goal = goals.pop(name, None)
-            if goal is not None and args and isinstance(module, nn.Sequential):
-                own = _Fitting(goal, held, centred=name in absorbed, taken=_shared(candidate))
-                if own.chain(list(module), args[0]):
-                    changed.append(name)
+    def fit(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            goal, given = goals.pop(name, None), only_input(args, kwargs)
+            if goal is None or given is None or len(given) != len(goal.positions):
+                return
+            if _Fitting(goal, held, shared).chain(chains[name], given, absorbed=name in absorbed):
+                changed.append(name)
 
         return hook
 
     with torch.no_grad(), evaluating(candidate), ExitStack() as hooks:
-        for name in names:
-            hooks.callback(candidate.get_submodule(name).register_forward_pre_hook(fit(name)).remove)
+        for name in chains:
+            module = candidate.get_submodule(name)
+            hooks.callback(module.register_forward_pre_hook(fit(name), with_kwargs=True).remove)
         for module in candidate.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
@@ -139,17 +147,24 @@ def head_of(model: nn.Module, names: Collection[str], inputs: Any, logits: Calla
         logits: The network's outputs -> its logits.
     """
     found: dict[str, Tensor] = {}
-    with torch.no_grad(), evaluating(model), buffers_kept(model), ExitStack() as hooks:
-        for name in names:
-            hooks.callback(model.get_submodule(name).register_forward_hook(_kept(found, name)).remove)
+    with _watched(model, [(model.get_submodule(name), _kept(found, name)) for name in names]):
         wanted = rows_of(logits(tree.call(model, inputs)))
     for name, outputs in found.items():
         module = model.get_submodule(name)
-        if _is_stage(module) and outputs.numel() == wanted.numel():
-            own = rows_of(outputs) if not isinstance(module, nn.Linear) else outputs.reshape(-1, outputs.shape[-1])
-            if own.shape == wanted.shape and torch.equal(own, wanted):
+        if _is_stage(module) and outputs.dim() > 1 and outputs.numel() == wanted.numel():
+            rows, _ = _by_position(module, outputs)
+            if torch.equal(rows.flatten(0, 1), wanted):
                 return name
     return None
+
+
+@contextmanager
+def _watched(model: nn.Module, hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    """Forwards inside are in eval mode, leave the network as it was, and tell hooks what its modules give."""
+    with torch.no_grad(), evaluating(model), buffers_kept(model), every_module_called(), ExitStack() as handles:
+        for module, hook in hooks:
+            handles.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 def _kept(found: dict[str, Tensor], name: str) -> Callable[..., None]:
@@ -193,18 +208,17 @@ class Head:
         last = _last(candidate.get_submodule(self.name))
         if goal is None or samples < LEAST_SAMPLES:
             return False
-        fitting = _Fitting(goal, _held(samples), centred=False, taken=_shared(candidate))
+        fitting = _Fitting(goal, _held(samples), _shared(candidate))
         if not fitting.may(last):
             return False
         seen, size = list[Tensor](), self._batch_size
 
-        def hook(stage: nn.Module, args: tuple[Any, ...]) -> None:
+        def hook(stage: nn.Module, args: tuple[Any, ...], _: Any) -> None:
             if args:
                 own = goal.positions[len(seen) * size : len(seen) * size + len(args[0])]
                 seen.append(made_of(stage, args[0], goal.grid, own))
 
-        with torch.no_grad(), evaluating(candidate), buffers_kept(candidate), ExitStack() as hooks:
-            hooks.callback(last.register_forward_pre_hook(hook).remove)
+        with _watched(candidate, [(last, hook)]):
             for batch in tree.batches(inputs, self._batch_size):
                 tree.call(candidate, batch)
         inputs = torch.cat(seen) if seen else torch.empty(0)
@@ -217,16 +231,15 @@ class Head:
 class _Fitting:
     """Fits the stages of one layer."""
 
-    def __init__(self, goal: Goal, held: Tensor, *, centred: bool, taken: Collection[int]) -> None:
+    def __init__(self, goal: Goal, held: Tensor, taken: Collection[int]) -> None:
         self.goal = goal
         self._held = held.repeat_interleave(goal.positions.shape[1]).to(goal.outputs.device)
-        self._centred = centred
         self._taken = taken
 
-    def chain(self, stages: Sequence[nn.Module], inputs: Tensor) -> bool:
+    def chain(self, stages: Sequence[nn.Module], inputs: Tensor, *, absorbed: bool) -> bool:
         """Fit the last two stages, the one before the last first; whether any was changed."""
         last, changed = stages[-1], False
-        centred = self._centred or last.bias is not None
+        centred = absorbed or last.bias is not None
         for stage in stages[:-2]:
             inputs = stage(inputs)
         if len(stages) > 1:
@@ -362,33 +375,32 @@ def _goals(reference: nn.Module, widths: Mapping[str, int], inputs: Any, batch_s
         widths: By layer: the most inputs of an output that are to be fitted.
     """
     generator = torch.Generator().manual_seed(seed)
-    samples, done = tree.count(inputs), 0
+    samples, done, size = tree.count(inputs), 0, 0
     places: dict[str, tuple[tuple[int, ...], Tensor]] = {}
     kept: dict[str, list[Tensor]] = {name: [] for name in widths}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, _: Any, outputs: Tensor) -> None:
+            if outputs.dim() < 2 or len(outputs) != size:  # its rows are not those of samples, one after the other
+                return
             rows, grid = _by_position(module, outputs)
             if name not in places:
-                size, most = rows.shape[1], ELEMENTS // max(1, samples * rows.shape[2])
+                room, most = rows.shape[1], ELEMENTS // max(1, samples * rows.shape[2])
                 wanted = min(ROWS, max(LEAST_ROWS, ROWS_EACH * widths[name]))
-                count = min(size, max(1, min(round(wanted / samples), most)))
-                chosen = torch.rand(samples, size, generator=generator).topk(count, dim=1).indices
+                count = min(room, max(1, min(round(wanted / samples), most)))
+                chosen = torch.rand(samples, room, generator=generator).topk(count, dim=1).indices
                 places[name] = grid, chosen.to(rows.device)
-            own = places[name][1][done : done + len(rows)]
-            if places[name][0] == grid and len(own) == len(rows):
-                at = torch.arange(len(rows), device=rows.device).unsqueeze(1)
-                kept[name].append(rows[at, own].flatten(0, 1).clone())
+            if places[name][0] == grid:
+                at = torch.arange(size, device=rows.device).unsqueeze(1)
+                kept[name].append(rows[at, places[name][1][done : done + size]].flatten(0, 1).clone())
 
         return hook
 
-    with torch.no_grad(), evaluating(reference), buffers_kept(reference), ExitStack() as hooks:
-        for name in widths:
-            module = reference.get_submodule(name)
-            hooks.callback(module.register_forward_hook(keep(name)).remove)
+    with _watched(reference, [(reference.get_submodule(name), keep(name)) for name in widths]):
         for batch in tree.batches(inputs, batch_size):
+            size = tree.count(batch)
             tree.call(reference, batch)
-            done += tree.count(batch)
+            done += size
     goals = {}
     for name, (grid, chosen) in places.items():
         outputs = torch.cat(kept[name])
@@ -413,9 +425,7 @@ def _affordable(reference: nn.Module, inputs: Any, output_bytes: int) -> Any:
     """As many samples as there is memory for."""
     found: dict[str, Tensor] = {}
     few = tree.take(inputs, slice(0, _PROBED))
-    with torch.no_grad(), evaluating(reference), buffers_kept(reference), ExitStack() as hooks:
-        for name, module in reference.named_modules():
-            hooks.callback(module.register_forward_hook(_kept(found, name)).remove)
+    with _watched(reference, [(module, _kept(found, name)) for name, module in reference.named_modules()]):
         tree.call(reference, few)
     each = max((tree.size_bytes(outputs) for outputs in found.values()), default=1) / tree.count(few)
-    return tree.take(inputs, slice(0, min(LAYER_SAMPLES, max(1, int(output_bytes / max(1.0, each))))))
+    return tree.take(inputs, slice(0, max(1, int(output_bytes / max(1.0, each)))))

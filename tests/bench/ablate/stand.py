@@ -19,8 +19,9 @@ from diminuendo.engine.cost import Cost, ratio
 from diminuendo.engine.evaluate import MOMENT_SAMPLES
 from diminuendo.engine.finetune import finetune
 from diminuendo.engine.formats import Moments
-from diminuendo.engine.plan import DENSE, ZERO, Plan
+from diminuendo.engine.plan import DENSE, Plan
 from diminuendo.engine.profile import profile
+from diminuendo.engine.refit import inherited
 from diminuendo.engine.score import BATCH, NotFiniteError, divergence
 from diminuendo.engine.search.path import at_most, path
 from diminuendo.engine.search.rng import keyed_seed
@@ -207,8 +208,7 @@ class Stand:
         candidate = self.bench.fast(surgery.build(model, plan))
         state = surgery.warm_start(model, before, parent.state_dict(), plan, self._of(surveyed, plan))
         weights.load_into(candidate, state)
-        changed = [name for name in plan if plan[name] != before[name] and before[name] != ZERO]
-        self.bench.refit(candidate, parent, changed)
+        self.bench.refit(candidate, parent, inherited(before, plan))
         self.settle(candidate)
         return candidate
 
