@@ -24,13 +24,15 @@ from diminuendo.engine.search.work import Evaluated, Judge
 SETTINGS = EFFORTS["quick"]
 
 
-def standing(*drops: tuple[float, float]) -> Standing:
+def standing(*drops: tuple[float, float], lineage: float = 1.0) -> Standing:
     """How (params ratio, drop) of candidates stand, in the made-up world; divergence follows the drop."""
     state, space = State(QUICK), space_of(World())
     for index, (ratio, drop) in enumerate(drops):
         plan = Plan(tuple((layer.spec.name, layer.options[-1 - index].choice) for layer in space.layers))
         cost = replace(space.cost(plan), params=int(space.total.params / ratio))
-        state.trials.append(Trial(index, "first", plan.choices, None, 1.0, 1.0, cost, drop, math.exp(drop), "weights"))
+        state.trials.append(
+            Trial(index, "first", plan.choices, None, lineage, lineage, cost, drop, math.exp(drop), "weights")
+        )
     return standing_of(state, space)
 
 
@@ -94,7 +96,7 @@ def test_few_first_plans_leave_the_ends_of_the_range_to_those_that_have_many(eva
     assert many[0] * 1.2 < few[0] < few[-1] < many[-1] / 1.2
 
 
-@pytest.mark.parametrize("epochs", [2, 4, 8, 16])
+@pytest.mark.parametrize("epochs", [40, 48, 60])
 def test_little_tuning_is_not_spent_far_from_delta(epochs: float) -> None:
     run = search(**with_budget(epochs=epochs))
     assert run.finished.inside_delta
@@ -146,8 +148,9 @@ def test_where_none_is_inside_sizes_are_tried_near_the_one_that_full_tuning_may_
     """One candidate is larger by the factor that the forecast of 1.8 is outside by, not half of the way to 1x."""
     found, one = standing((6.0, 1.8)), replace(SETTINGS, bracket=1)
     assert propose.base_of(found, one) is None
-    growth = found.forecast(found.trials[0], one.final_epochs) / propose.SURE
-    assert 1.1 < growth < math.sqrt(6.0)
+    missing = found.forecast(found.trials[0], one.final_epochs) / propose.SURE
+    growth = max(propose.LEAST_GROWTH, missing ** (1 / found.steepness))
+    assert 1.0 < missing < math.sqrt(6.0)
     (near,) = propose.bracket(found, one)
     assert found.space.cost(near.plan).params == pytest.approx(growth * found.trials[0].cost.params, rel=0.05)
     (far,) = propose.bracket(found, replace(one, final_epochs=0))
@@ -166,6 +169,48 @@ def test_a_finalist_outside_delta_is_tuned_on_or_given_capacity() -> None:
     assert 1.0 < found.space.cost(grown.plan).params / final.cost.params <= 1.1 / propose.SURE + 1e-3
     assert propose.ease(found, replace(SETTINGS, easings=0), [final], 12.0) is None
     assert propose.ease(standing((4.0, 0.9)), SETTINGS, standing((4.0, 0.9)).trials, 12.0) is None
+
+
+def test_between_a_finalist_outside_and_a_candidate_inside_there_may_be_another_one() -> None:
+    """3 points ask for twice the params, beyond those of the one inside: their middle is tried, if there is one."""
+    found = standing((3.0, 0.3), (4.0, 3.0))
+    inside, final = found.trials
+    between = propose.ease(found, SETTINGS, [final], 1 / 32)
+    assert between is not None
+    middle = math.sqrt(inside.cost.params * final.cost.params)
+    assert found.space.cost(between.plan).params == pytest.approx(middle, rel=0.05)
+    near = standing((3.8, 0.3), (4.0, 3.0))
+    assert propose.ease(near, SETTINGS, [near.trials[1]], 1 / 32) is None
+
+
+def test_a_finalist_far_inside_is_made_as_small_as_drops_have_grown_with_the_ratio() -> None:
+    """By hand: a drop of 0.4 may grow by 0.9 / 0.4, hence the ratio by the root of that where drops grow as squares."""
+    found = standing((4.0, 0.4), (8.0, 1.6))
+    final = found.trials[0]
+    steepness = (1.5 * 0.5 + 0.5 * math.log(2) * math.log(4)) / (0.5 + 0.5 * math.log(2) ** 2)
+    assert found.steepness == pytest.approx(steepness, rel=0.02)
+    smaller = propose.squeeze(found, SETTINGS, [final], 0.0)
+    assert smaller is not None
+    assert (smaller.role, smaller.parent, smaller.epochs) == ("squeeze", final, 0.0)
+    ratio = math.exp(math.log(0.9 / 0.4) / found.steepness)
+    assert final.cost.params / found.space.cost(smaller.plan).params == pytest.approx(ratio, rel=0.05)
+    # Tuning brings it nearer to the original, so that it may be smaller yet; near delta it is left as it is.
+    longer = propose.squeeze(found, SETTINGS, [final], 24.0)
+    assert longer is not None
+    assert found.space.cost(longer.plan).params < found.space.cost(smaller.plan).params
+    near = standing((4.0, 0.85))
+    assert propose.squeeze(near, SETTINGS, near.trials, 0.0) is None
+    assert propose.squeeze(near, SETTINGS, near.trials, 24.0) is not None
+
+
+def test_a_candidate_that_was_not_tuned_yet_is_trusted_less() -> None:
+    """Full tuning is expected to leave 0.8 of delta: enough for one that was tuned before."""
+    for lineage, promising in ((6.0, True), (0.0, False)):
+        found = standing((4.0, 1.2), lineage=lineage)
+        (trial,) = found.trials
+        epochs = (1 + lineage) * ((1.2 / 0.8) ** (1 / 0.3) - 1)
+        assert found.forecast(trial, epochs) == pytest.approx(0.8, rel=1e-3)
+        assert (propose.base_of(found, replace(SETTINGS, final_epochs=epochs)) is trial) == promising
 
 
 def of_role(run: Run, *roles: str) -> list[str]:

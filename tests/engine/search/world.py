@@ -69,6 +69,7 @@ class World:
         own: Weight of the owner's loss as the recipe has it; None: the search finds it.
         learned_by_heart: Factor on divergence and drop under the full weight of the owner's loss.
         cured: Share of drop and divergence that is left after two dozen epochs.
+        untuned: Factor on drop and divergence of candidates that were not tuned.
         stricter: Points by which drops are larger on the sealed half.
         unexportable: Forms that fail.
         export_fails: Why no exports can be had at all, whoever tries.
@@ -84,6 +85,7 @@ class World:
     own: float | None = 1.0
     learned_by_heart: float = 1.0
     cured: float = 1.0
+    untuned: float = 1.0
     stricter: float = 0.0
     off: float = 1.0
     beside_s: float = 0.0
@@ -178,6 +180,7 @@ class World:
             weights = sha(f"{plan.key()} {question.parent} {question.epochs} {question.tuning_seed}")
             left = self.cured if question.start + question.epochs >= 24 else 1.0
             left *= self.learned_by_heart if question.own == 1.0 else 1.0
+            left *= 1.0 if question.start + question.epochs else self.untuned
             return Evaluated(
                 98.0 - left * self.drop(plan),
                 left * self.divergence(plan),

@@ -47,6 +47,20 @@ AFTER_SHARE = 8
 FIRST_SHARE = 2
 """The first round takes at most one part in so many of what there is room for."""
 
+LEAST_FIRST = 0.5
+"""Where candidates of the first round would be tuned for less than so many epochs, none is before the full tuning: they
+are told apart as they were fitted, and the epochs go to the finalist, which gains more by them."""
+
+MOVES_SHARE = 4
+"""Of the annealing's moves one in so many is made where candidates are not tuned: the best of many that are nearly
+alike is the luckiest."""
+
+PROBES_SHARE = 4
+"""Of minutes, candidates that are not tuned take at most one part in so many."""
+
+ALL_SHARE = 1.0 - 1 / CONTROL_SHARE
+"""What full tunings take of the epochs where nothing comes after them and nothing is tuned before."""
+
 UNSEEN_SPEED = 0.5
 """An epoch of a candidate, relative to one of the original, as long as none was measured."""
 
@@ -139,12 +153,13 @@ def pace(state: State) -> Pace | None:
     The two are told apart: by the seconds of short tunings, most of which are scoring, a long one would seem to take
     much longer than it does.
     """
-    if state.epochs and state.tuning_s > 0:
+    dense = dense_epoch_s(state)
+    if state.tuning_s > 0 and (state.epochs or dense):
         side_by_side = state.tuning_s / max(1e-9, state.elapsed_s - state.surveyed_s) if state.surveyed_s else 1.0
         side_by_side = max(1.0, side_by_side)
         tuned_s = max(1e-9, state.tuning_s - state.beside_s)
-        return Pace(tuned_s / state.epochs / side_by_side, state.beside_s / len(state.trials) / side_by_side)
-    dense = dense_epoch_s(state)
+        epoch_s = tuned_s / state.epochs / side_by_side if state.epochs else UNSEEN_SPEED * dense
+        return Pace(epoch_s, state.beside_s / len(state.trials) / side_by_side)
     return Pace(UNSEEN_SPEED * dense, state.prepared.score_s) if state.prepared and dense else None
 
 
@@ -169,6 +184,8 @@ def epochs_in_all(state: State, settings: Settings | None = None) -> float:
 def _ahead(state: State, settings: Settings) -> int:
     """Candidates that are still to come."""
     finals = len(settings.growths) + 1
+    if state.stage == "certify":
+        return finals
     in_all = sum(count for count, _ in _each(state.request, settings)) + finals
     return max(in_all - len(state.trials), finals)
 
@@ -178,7 +195,7 @@ def scaled(state: State, settings: Settings) -> Settings:
 
     The full tuning is shortened last: a candidate gains more by it than the search by further candidates. There are as
     many finalists as a quarter of the budget pays for in full, at least one; another part is kept for what comes
-    after them.
+    after them. Where that leaves the first candidates less than `LEAST_FIRST`, the search is untuned.
     """
     found = _of_epochs(state.request, settings, epochs_in_all(state))
     speed = pace(state)
@@ -202,6 +219,18 @@ def _of_epochs(request: Request, settings: Settings, most: float) -> Settings:
     def epochs(of_all: float) -> float:
         return whole(of_all * math.pow(share, 1.0 - COUNT_SHARE))
 
+    if epochs(settings.first_epochs) < LEAST_FIRST:
+        each = min(settings.final_epochs, whole(most * _finals_share(request, untuned=True)))
+        return replace(
+            settings,
+            first_epochs=0.0,
+            kept=0,
+            bracket_epochs=0.0,
+            moves=max(1, settings.moves // MOVES_SHARE),
+            move_epochs=0.0,
+            growths=settings.growths[:1],
+            final_epochs=each,
+        )
     moves = count(settings.moves)
     return replace(
         settings,
@@ -217,6 +246,12 @@ def _of_epochs(request: Request, settings: Settings, most: float) -> Settings:
         growths=settings.growths[:finalists],
         final_epochs=each,
     )
+
+
+def _finals_share(request: Request, *, untuned: bool) -> float:
+    """Most of the epochs that full tunings take."""
+    alone = untuned and (request.stage == 1 or request.target is not None)
+    return ALL_SHARE if alone else FINALS_SHARE
 
 
 def whole(epochs: float) -> float:
@@ -260,8 +295,9 @@ def finals(state: State, settings: Settings) -> Finals:
     if math.isfinite(evaluations := of(state.request, "evaluations")):
         count = min(count, max(1, int(evaluations - 1) // 3))
     if math.isfinite(most):
-        each = min(each, whole(most * FINALS_SHARE))
-        count = min(count, max(1, int(most * FINALS_SHARE / each)))
+        share = _finals_share(state.request, untuned=settings.untuned)
+        each = min(each, whole(most * share))
+        count = min(count, max(1, int(most * share / each)))
     return Finals(count, each, _control_most(state))
 
 
@@ -288,14 +324,18 @@ def room(state: State, settings: Settings, epochs: float, lineage: float) -> int
     left: list[float] = [UNLIMITED]
     if math.isfinite(most := of(request, "evaluations")):
         left.append(most - evaluations - keep.count - 1)
-    if math.isfinite(most := of(request, "epochs")):
+    if epochs and math.isfinite(most := of(request, "epochs")):
         kept_back = keep.total(max(lineage, longest(state))) + most / AFTER_SHARE
-        left.append((most - so_far - kept_back) / max(1 / PART, epochs))
+        left.append((most - so_far - kept_back) / epochs)
     if (speed := pace(state)) and math.isfinite(left_s := _left_s(state)) and state.trials:
         kept_back_s = _certify_s(state, keep, speed) + 60 * minutes_of(state) / AFTER_SHARE
         under_way_s = (so_far - state.epochs) * speed.epoch_s + (evaluations - len(state.trials)) * speed.beside_s
-        each_s = speed.epoch_s * max(1 / PART, epochs) + speed.beside_s
-        left.append((left_s - kept_back_s - under_way_s) / each_s)
+        if not epochs:
+            taken_s = state.elapsed_s - state.surveyed_s
+            probing_s = (60 * minutes_of(state) - state.surveyed_s) / PROBES_SHARE - taken_s
+            left_s = min(left_s, probing_s + kept_back_s)
+        each_s = speed.epoch_s * epochs + speed.beside_s
+        left.append((left_s - kept_back_s - under_way_s) / max(1e-9, each_s))
     return max(0, int(min(left)))
 
 
@@ -356,7 +396,8 @@ def forecast(request: Request, settings: Settings) -> Forecast:
     settings = scaled(blank, settings)
     keep = finals(blank, settings)
     each = sorted((epochs for count, epochs in _each(request, settings) for _ in range(count)), reverse=True)
-    after = [settings.move_epochs] * settings.squeezes + [settings.final_epochs] * settings.easings
+    again = settings.final_epochs if settings.untuned else settings.move_epochs
+    after = [again] * settings.squeezes + [settings.final_epochs] * settings.easings
     if request.stage == 1 or request.target is not None:
         after = []
     most = of(request, "evaluations")

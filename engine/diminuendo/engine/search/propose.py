@@ -13,7 +13,7 @@ from diminuendo.engine.search.moves import Board
 from diminuendo.engine.search.path import at_most, path
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.search.settings import Settings
-from diminuendo.engine.search.standing import Standing
+from diminuendo.engine.search.standing import FAINT, Standing
 from diminuendo.engine.search.state import Role, Trial
 from diminuendo.engine.search.work import OWN, OWN_RIVAL
 
@@ -42,11 +42,17 @@ NEAR = 2.0
 SURE = 0.9
 """Full tuning is trusted to bring a candidate inside delta where its forecast is below this share of it."""
 
+SURE_UNTUNED = 0.75
+"""The same of a candidate that was not tuned yet: how much it gains is then known of others only."""
+
+LONGEST = math.log(2.0)
+"""The most that a finalist far inside delta is made smaller at once, in log of the objective."""
+
 FRESH = 1.2
 """A finalist that has more than this of the best one's params starts from the stored factors, not from its weights."""
 
 LEAST_GROWTH, MOST_GROWTH = 1.1, 2.0
-"""Params that a finalist outside delta is given, relative to its own: drops grow about as the ratio does."""
+"""Params that a finalist outside delta is given, relative to its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,7 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
 
     A candidate counts as inside when full tuning is expected to bring it there. Where the next one is far outside, they
     end where more tuning may still bring delta. Where none is inside, their middle is where full tuning is expected to
-    be, if drops grow as the ratio does. A few of them leave the end out.
+    be, if drops grow with the ratio as they have so far. A few of them leave the end out.
     """
     inside = base_of(standing, settings)
     parent = inside or standing.nearest
@@ -202,8 +208,13 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
         )
         if plan is not None:
             avoid = avoid | {plan.key()}
-            proposals.append(Proposal(plan, "bracket", parent, settings.bracket_epochs))
+            proposals.append(Proposal(plan, "bracket", tuned(parent), settings.bracket_epochs))
     return proposals
+
+
+def tuned(parent: Trial) -> Trial | None:
+    """What a child of another plan starts from: its parent's weights, where they are more than fitted factors."""
+    return parent if parent.lineage_epochs else None
 
 
 def base_of(standing: Standing, settings: Settings) -> Trial | None:
@@ -228,7 +239,7 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
     base = good or standing.nearest
     if base is None:
         return None
-    if state.moves % 3 == 2:
+    if settings.move_epochs and state.moves % 3 == 2:
         again = _near_miss(standing, base)
         if again is not None:
             return Proposal(Plan(again.choices), "polish", again, settings.move_epochs)
@@ -243,7 +254,7 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
         rng=keyed(state.request.seed, "move", state.moves),
         avoid=standing.known,
     )
-    return None if plan is None else Proposal(plan, "move", base, settings.move_epochs)
+    return None if plan is None else Proposal(plan, "move", tuned(base), settings.move_epochs)
 
 
 def _near_miss(standing: Standing, base: Trial) -> Trial | None:
@@ -270,15 +281,19 @@ def _promising(standing: Standing, epochs: float) -> Trial | None:
         for t in standing.trials
         if t.weights is not None
         and standing.space.goal.kept(t.cost)
-        and standing.forecast(t, epochs) <= SURE * standing.delta
+        and standing.forecast(t, epochs) <= (SURE if t.lineage_epochs else SURE_UNTUNED) * standing.delta
     )
     return min(hopeful, key=lambda t: (standing.amount(t), standing.estimates[t.index], t.index), default=None)
 
 
-def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial]) -> Proposal | None:
-    """A candidate smaller than the smallest finalist inside delta, where full tuning has left that one far inside.
+def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs: float) -> Proposal | None:
+    """A candidate smaller than the smallest finalist inside delta, where tuning leaves that one far inside.
 
-    The step is the share of delta that is left to use, and halves each time one fell outside.
+    It is as small as drops allow that grow with the ratio as they have so far, and fall with tuning; the step halves
+    each time one fell outside.
+
+    Args:
+        epochs: Of the tuning.
 
     Returns:
         None when a finalist is near enough to delta, none is inside, or nothing new is to be had.
@@ -289,11 +304,13 @@ def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial]) -> 
     )
     if base is None or len(tried) >= settings.squeezes:
         return None
-    used = max(0.0, standing.estimates[base.index], base.drop or 0.0) / delta
-    if used >= FULL:
+    seen = max(FAINT, standing.estimates[base.index] / delta, (base.drop or 0.0) / delta)
+    expected = seen * standing.fall(base, epochs)
+    if expected >= FULL:
         return None
     outside = sum(t.drop is None or not standing.inside(t, delta) for t in tried)
-    target = int(standing.amount(base) * math.exp(-settings.step * (1.0 - used) * 0.5**outside))
+    step = min(LONGEST, math.log(SURE / expected) / standing.steepness) * 0.5**outside
+    target = int(standing.amount(base) * math.exp(-step))
     plan = moves.anneal(
         standing.surrogate,
         Plan(base.choices),
@@ -302,7 +319,7 @@ def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial]) -> 
         rng=keyed(standing.state.request.seed, "squeeze", len(tried)),
         avoid=standing.known,
     )
-    return None if plan is None else Proposal(plan, "squeeze", base, settings.move_epochs)
+    return None if plan is None else Proposal(plan, "squeeze", base, epochs)
 
 
 def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs: float) -> Proposal | None:
@@ -324,13 +341,16 @@ def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs
     expected = standing.forecast(base, epochs)
     if expected <= SURE * delta:
         return Proposal(Plan(base.choices), "ease", base, epochs)
-    target = int(standing.amount(base) * min(_growth(standing, expected), MOST_GROWTH))
-    if target >= min(map(standing.amount, standing.inside_all), default=standing.space.amount(standing.space.total)):
-        return None
+    target = standing.amount(base) * min(_growth(standing, expected), MOST_GROWTH)
+    least = standing.amount(standing.incumbent) if standing.incumbent else standing.space.amount(standing.space.total)
+    if target >= least:  # what is between is worth a try, where there is room
+        target = math.sqrt(standing.amount(base) * least)
+        if target < LEAST_GROWTH * standing.amount(base):
+            return None
     plan = moves.anneal(
         standing.surrogate,
         Plan(base.choices),
-        target,
+        int(target),
         moves=settings.surrogate_moves,
         rng=keyed(standing.state.request.seed, "ease", len(tried)),
         avoid=standing.known,
@@ -340,7 +360,7 @@ def ease(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs
 
 def _growth(standing: Standing, expected: float) -> float:
     """Params that a candidate with such a drop needs to be well inside delta, relative to its own."""
-    return max(expected / (SURE * standing.delta), LEAST_GROWTH)
+    return max(math.pow(expected / (SURE * standing.delta), 1 / standing.steepness), LEAST_GROWTH)
 
 
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:

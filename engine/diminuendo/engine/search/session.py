@@ -51,6 +51,9 @@ one before: all finalists descend from one candidate, and what the search half w
 them. They are spread over all sizes up to the largest: with a step alone, nothing would stand between the last step and
 that one."""
 
+LEAST_AGAIN = 0.25
+"""Where candidates are not tuned before the full tuning, one more follows the finalist if so much of that is left."""
+
 LEAST_FOR_RIVAL = 4
 """Candidates of the first round from which one of them is a second tuning of another one's plan."""
 
@@ -383,7 +386,7 @@ class Session:
                 return
             room = self._room(self._settings.first_epochs, 0)
             count = min(self._settings.budgets, -(-room // budget.FIRST_SHARE))
-            contest = self._prepared.own is None and count >= LEAST_FOR_RIVAL
+            contest = self._prepared.own is None and count >= LEAST_FOR_RIVAL and not self._settings.untuned
             plans = self._propose.first(self._standing, replace(self._settings, budgets=count - contest))
             self._push_all([*plans, propose.rival(plans)] if contest and plans else plans)
         elif state.stage == "explore":
@@ -481,10 +484,10 @@ class Session:
         """One more candidate before the verdict, where finalists have missed delta on either side."""
         state, settings = self._state, self._settings
         left = budget.left(state)
-        if left < settings.move_epochs:
+        if left < (settings.move_epochs or LEAST_AGAIN * settings.final_epochs):
             return None
         epochs = settings.final_epochs if left >= settings.final_epochs else budget.whole(left)
-        smaller = propose.squeeze(self._standing, settings, finals)
+        smaller = propose.squeeze(self._standing, settings, finals, settings.move_epochs or epochs)
         return smaller or propose.ease(self._standing, settings, finals, epochs)
 
     # --- asking --------------------------------------------------------------------------------------------

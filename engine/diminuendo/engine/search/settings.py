@@ -59,6 +59,11 @@ class Settings:
     easings: int
     formats: tuple[str, ...]
 
+    @property
+    def untuned(self) -> bool:
+        """Whether no candidate is tuned before the full tuning."""
+        return not self.first_epochs
+
 
 _RANKED = tuple(name for name in FORMAT_NAMES if name != "zero")
 

@@ -15,6 +15,10 @@ from diminuendo.engine.search.surrogate import Observation, Surrogate
 TUNING, TUNING_WEIGHT = 0.3, 1.0
 """Prior of the power by which drops fall with epochs of tuning, plus one; and its weight, in squared logs of those."""
 
+STEEPNESS, STEEPNESS_WEIGHT, STEEPEST = 1.5, 0.5, 4.0
+"""Prior of the power by which drops grow with the ratio, its weight in squared logs of ratios, and the most it is taken
+for; the least is 1."""
+
 FAINT = 1 / 8
 """Drops below this share of delta are noise: they count as that much where the logs of drops are compared."""
 
@@ -93,8 +97,12 @@ class Standing:
 
     def forecast(self, trial: Trial, epochs: float) -> float:
         """Drop expected of a candidate after so many more epochs of tuning, in points."""
+        return max(0.0, self.estimates[trial.index]) * self.fall(trial, epochs)
+
+    def fall(self, trial: Trial, epochs: float) -> float:
+        """What so many more epochs of tuning leave of a candidate's drop, as a factor."""
         more = math.log1p(trial.lineage_epochs + epochs) - math.log1p(trial.lineage_epochs)
-        return max(0.0, self.estimates[trial.index]) * math.exp(-self._tuning * more)
+        return math.exp(-self._tuning * more)
 
     @cached_property
     def _tuning(self) -> float:
@@ -108,6 +116,19 @@ class Standing:
                 fallen += more * (self.log_drop(before) - self.log_drop(trial))
                 squares += more * more
         return min(1.0, max(0.0, fallen / squares))
+
+    @cached_property
+    def steepness(self) -> float:
+        """The power by which drops grow with the ratio, from candidates that are neither all but whole nor ruined."""
+        telling = [t for t in self.trials if 2 * FAINT * self.delta < self.estimates[t.index] < self.delta / FAINT]
+        logs = [math.log(self.amount(t)) for t in telling]
+        drops = [self.log_drop(t) + self._tuning * math.log1p(t.lineage_epochs) for t in telling]
+        middle, level = (sum(logs) / len(logs), sum(drops) / len(drops)) if logs else (0.0, 0.0)
+        grown, squares = STEEPNESS * STEEPNESS_WEIGHT, STEEPNESS_WEIGHT
+        for log, drop in zip(logs, drops, strict=True):
+            grown -= (log - middle) * (drop - level)
+            squares += (log - middle) ** 2
+        return min(STEEPEST, max(1.0, grown / squares))
 
     def inside(self, trial: Trial, delta: float) -> bool:
         """Whether a candidate is inside a tolerance, as measured and as estimated, and inside limits and target."""

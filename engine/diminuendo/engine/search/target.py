@@ -16,7 +16,7 @@ from diminuendo.engine.plan import DENSE, Plan
 from diminuendo.engine.search import moves
 from diminuendo.engine.search.moves import TINY, Board
 from diminuendo.engine.search.path import at_most, path
-from diminuendo.engine.search.propose import COLD_RATE, Proposal
+from diminuendo.engine.search.propose import COLD_RATE, Proposal, tuned
 from diminuendo.engine.search.rng import keyed
 from diminuendo.engine.search.settings import Settings
 from diminuendo.engine.search.space import LayerOptions, Space
@@ -69,7 +69,7 @@ def bracket(standing: Standing, settings: Settings) -> list[Proposal]:
         plan = _near(standing, parent, settings, spread, ("bracket", i), avoid)
         if plan is not None:
             avoid = avoid | {plan.key()}
-            proposals.append(Proposal(plan, "bracket", parent, settings.bracket_epochs))
+            proposals.append(Proposal(plan, "bracket", tuned(parent), settings.bracket_epochs))
     return proposals
 
 
@@ -83,13 +83,13 @@ def move(standing: Standing, settings: Settings) -> Proposal | None:
     base = standing.incumbent or standing.nearest
     if base is None:
         return None
-    if state.moves % 3 == 2:
+    if settings.move_epochs and state.moves % 3 == 2:
         again = _again(standing)
         if again is not None:
             return Proposal(Plan(again.choices), "polish", again, settings.move_epochs)
     spread = SPREADS[state.moves % 3 % len(SPREADS)] * state.step
     plan = _near(standing, base, settings, spread, ("move", state.moves), standing.known)
-    return None if plan is None else Proposal(plan, "move", base, settings.move_epochs)
+    return None if plan is None else Proposal(plan, "move", tuned(base), settings.move_epochs)
 
 
 def finalists(standing: Standing, settings: Settings) -> list[Proposal]:
