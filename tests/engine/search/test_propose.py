@@ -184,20 +184,25 @@ def test_between_a_finalist_outside_and_a_candidate_inside_there_may_be_another_
 
 
 def test_a_finalist_far_inside_is_made_as_small_as_drops_have_grown_with_the_ratio() -> None:
-    """By hand: a drop of 0.4 may grow by 0.9 / 0.4, hence the ratio by the root of that where drops grow as squares."""
-    found = standing((4.0, 0.4), (8.0, 1.6))
+    """By hand: a drop of 0.65 may grow to 0.9, hence the ratio by about the root of that where drops grow as squares."""
+    found = standing((4.0, 0.65), (8.0, 2.6))
     final = found.trials[0]
     steepness = (1.5 * 0.5 + 0.5 * math.log(2) * math.log(4)) / (0.5 + 0.5 * math.log(2) ** 2)
     assert found.steepness == pytest.approx(steepness, rel=0.02)
     smaller = propose.squeeze(found, SETTINGS, [final], 0.0)
     assert smaller is not None
     assert (smaller.role, smaller.parent, smaller.epochs) == ("squeeze", final, 0.0)
-    ratio = math.exp(math.log(0.9 / 0.4) / found.steepness)
+    ratio = math.exp(math.log(0.9 / 0.65) / found.steepness)
     assert final.cost.params / found.space.cost(smaller.plan).params == pytest.approx(ratio, rel=0.05)
     # Tuning brings it nearer to the original, so that it may be smaller yet; near delta it is left as it is.
     longer = propose.squeeze(found, SETTINGS, [final], 24.0)
     assert longer is not None
     assert found.space.cost(longer.plan).params < found.space.cost(smaller.plan).params
+    far = standing((4.0, 0.1))
+    at_once = propose.squeeze(far, SETTINGS, far.trials, 0.0)
+    assert at_once is not None
+    amounts = far.trials[0].cost.params, far.space.cost(at_once.plan).params
+    assert math.log(amounts[0] / amounts[1]) == pytest.approx(SETTINGS.step, abs=0.05)
     near = standing((4.0, 0.85))
     assert propose.squeeze(near, SETTINGS, near.trials, 0.0) is None
     assert propose.squeeze(near, SETTINGS, near.trials, 24.0) is not None

@@ -45,9 +45,6 @@ SURE = 0.9
 SURE_UNTUNED = 0.75
 """The same of a candidate that was not tuned yet: how much it gains is then known of others only."""
 
-LONGEST = math.log(2.0)
-"""The most that a finalist far inside delta is made smaller at once, in log of the objective."""
-
 FRESH = 1.2
 """A finalist that has more than this of the best one's params starts from the stored factors, not from its weights."""
 
@@ -289,8 +286,8 @@ def _promising(standing: Standing, epochs: float) -> Trial | None:
 def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial], epochs: float) -> Proposal | None:
     """A candidate smaller than the smallest finalist inside delta, where tuning leaves that one far inside.
 
-    It is as small as drops allow that grow with the ratio as they have so far, and fall with tuning; the step halves
-    each time one fell outside.
+    It is as small as drops allow that grow with the ratio as they have so far, and fall with tuning, at most by the
+    effort's step; that halves each time one fell outside.
 
     Args:
         epochs: Of the tuning.
@@ -309,7 +306,7 @@ def squeeze(standing: Standing, settings: Settings, finals: Sequence[Trial], epo
     if expected >= FULL:
         return None
     outside = sum(t.drop is None or not standing.inside(t, delta) for t in tried)
-    step = min(LONGEST, math.log(SURE / expected) / standing.steepness) * 0.5**outside
+    step = min(settings.step, math.log(SURE / expected) / standing.steepness) * 0.5**outside
     target = int(standing.amount(base) * math.exp(-step))
     plan = moves.anneal(
         standing.surrogate,
