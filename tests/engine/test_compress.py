@@ -191,6 +191,13 @@ def test_an_estimate_tries_one_candidate_and_counts_the_rest(task: Task) -> None
         estimate(request_of("task:blobs", 2.0, effort="quick", freeze=["conv1"]), task=task)
 
 
+def test_an_estimate_of_a_short_job_tunes_the_candidate_that_the_job_does_not(task: Task) -> None:
+    request = request_of("task:blobs", 2.0, effort="quick", budget={"epochs": 4})
+    found = estimate(request, task=task)
+    assert (found.evaluations, found.epochs) == (6 + 4 + 3 + 1 + 1 + 4 + 2, 4)  # four squeezes, two easings at the most
+    assert found.epoch_s > 1e-4
+
+
 def test_threads_are_given_back(task: Task) -> None:
     before = torch.get_num_threads()
     with pytest.raises(UserCodeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,10 +14,14 @@ from diminuendo.engine.inline import InlineExecutor
 from diminuendo.engine.search import budget
 from diminuendo.engine.search.session import Request, Session
 from diminuendo.engine.search.settings import EFFORTS
-from diminuendo.engine.search.work import Evaluated, Failed
+from diminuendo.engine.search.work import Evaluate, Evaluated, Failed
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.engine.task import Task
 from diminuendo.engine.workbench import UserCodeError
+
+
+TRIED_EPOCHS = 0.25
+"""Tuning of the candidate that is tried, where the search would not tune it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,18 @@ def _sample(
     survey_s = 0.0
     while session.outcome is None:
         work = session.ask()[0]
+        epochs = 0.0
+        if isinstance(work.question, Evaluate):
+            epochs = work.question.epochs or TRIED_EPOCHS
+            work = replace(work, question=replace(work.question, epochs=epochs))
         if on_work:
             on_work(work.subject)
         executor.submit(work)
         done = executor.wait(0.0)[0]
-        session.tell(done.answer)
         if isinstance(done.answer, Evaluated):
             beside_s = done.answer.beside_s
-            return survey_s, (done.seconds - beside_s) / (getattr(work.question, "epochs", 0) or 1), beside_s
+            return survey_s, (done.seconds - beside_s) / epochs, beside_s
+        session.tell(done.answer)
         survey_s += done.seconds
     failed = session.outcome
     message, trace = (
