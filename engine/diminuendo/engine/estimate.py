@@ -19,7 +19,6 @@ from diminuendo.engine.store import DirectoryStore
 from diminuendo.engine.task import Task
 from diminuendo.engine.workbench import UserCodeError
 
-
 TRIED_EPOCHS = 0.25
 """Tuning of the candidate that is tried, where the search would not tune it."""
 
