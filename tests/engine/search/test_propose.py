@@ -184,7 +184,7 @@ def test_between_a_finalist_outside_and_a_candidate_inside_there_may_be_another_
 
 
 def test_a_finalist_far_inside_is_made_as_small_as_drops_have_grown_with_the_ratio() -> None:
-    """By hand: a drop of 0.65 may grow to 0.9, hence the ratio by about the root of that where drops grow as squares."""
+    """By hand: a drop of 0.65 may grow to 0.9, hence the ratio by about the root of that, as drops grow as squares."""
     found = standing((4.0, 0.65), (8.0, 2.6))
     final = found.trials[0]
     steepness = (1.5 * 0.5 + 0.5 * math.log(2) * math.log(4)) / (0.5 + 0.5 * math.log(2) ** 2)
