@@ -24,15 +24,13 @@ from diminuendo.engine.search.work import Evaluated, Judge
 SETTINGS = EFFORTS["quick"]
 
 
-def standing(*drops: tuple[float, float], lineage: float = 1.0) -> Standing:
+def standing(*drops: tuple[float, float]) -> Standing:
     """How (params ratio, drop) of candidates stand, in the made-up world; divergence follows the drop."""
     state, space = State(QUICK), space_of(World())
     for index, (ratio, drop) in enumerate(drops):
         plan = Plan(tuple((layer.spec.name, layer.options[-1 - index].choice) for layer in space.layers))
         cost = replace(space.cost(plan), params=int(space.total.params / ratio))
-        state.trials.append(
-            Trial(index, "first", plan.choices, None, lineage, lineage, cost, drop, math.exp(drop), "weights")
-        )
+        state.trials.append(Trial(index, "first", plan.choices, None, 1.0, 1.0, cost, drop, math.exp(drop), "weights"))
     return standing_of(state, space)
 
 
@@ -206,16 +204,6 @@ def test_a_finalist_far_inside_is_made_as_small_as_drops_have_grown_with_the_rat
     near = standing((4.0, 0.85))
     assert propose.squeeze(near, SETTINGS, near.trials, 0.0) is None
     assert propose.squeeze(near, SETTINGS, near.trials, 24.0) is not None
-
-
-def test_a_candidate_that_was_not_tuned_yet_is_trusted_less() -> None:
-    """Full tuning is expected to leave 0.8 of delta: enough for one that was tuned before."""
-    for lineage, promising in ((6.0, True), (0.0, False)):
-        found = standing((4.0, 1.2), lineage=lineage)
-        (trial,) = found.trials
-        epochs = (1 + lineage) * ((1.2 / 0.8) ** (1 / 0.3) - 1)
-        assert found.forecast(trial, epochs) == pytest.approx(0.8, rel=1e-3)
-        assert (propose.base_of(found, replace(SETTINGS, final_epochs=epochs)) is trial) == promising
 
 
 def of_role(run: Run, *roles: str) -> list[str]:

@@ -42,9 +42,6 @@ NEAR = 2.0
 SURE = 0.9
 """Full tuning is trusted to bring a candidate inside delta where its forecast is below this share of it."""
 
-SURE_UNTUNED = 0.75
-"""The same of a candidate that was not tuned yet: how much it gains is then known of others only."""
-
 FRESH = 1.2
 """A finalist that has more than this of the best one's params starts from the stored factors, not from its weights."""
 
@@ -278,7 +275,7 @@ def _promising(standing: Standing, epochs: float) -> Trial | None:
         for t in standing.trials
         if t.weights is not None
         and standing.space.goal.kept(t.cost)
-        and standing.forecast(t, epochs) <= (SURE if t.lineage_epochs else SURE_UNTUNED) * standing.delta
+        and standing.forecast(t, epochs) <= SURE * standing.delta
     )
     return min(hopeful, key=lambda t: (standing.amount(t), standing.estimates[t.index], t.index), default=None)
 
