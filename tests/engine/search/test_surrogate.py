@@ -57,6 +57,16 @@ def test_the_expected_drop_rises_with_damage(world: World) -> None:
     assert drops[-1] > drops[0]
 
 
+def test_a_drop_is_steadied_by_the_divergence_of_its_like(world: World) -> None:
+    """By hand: at a divergence of 0.04 the untuned have 1 and 2 points, pooled; the tuned one has its own half."""
+    space = space_of(world)
+    plans = [point.plan for point in path(space)[1:5]]
+    untuned = [Observation(plans[0], 0.04, 1.0), Observation(plans[1], 0.04, 2.0), Observation(plans[2], 0.1, 4.0)]
+    tuned = Observation(plans[3], 0.04, 0.5, epochs=2.0)
+    surrogate = Surrogate.fit(space, [*untuned, tuned])
+    assert [surrogate.steadied(seen) for seen in (*untuned, tuned)] == [1.25, 1.75, 4.0, 0.5]
+
+
 def test_annealing_fits_the_target_and_is_near_the_best_plan_of_its_size(world: World) -> None:
     space = space_of(world)
     surrogate = Surrogate.fit(space, observations(world, space))

@@ -73,23 +73,23 @@ class Standing:
         return self.crowd.trials
 
     @cached_property
-    def surrogate(self) -> Surrogate:
-        """Fitted to every scored candidate; needs at least one."""
-        seen = [
-            Observation(Plan(t.choices), t.divergence, t.drop, t.lineage_epochs)
+    def _seen(self) -> dict[int, Observation]:
+        """What was measured of every scored candidate, by work index."""
+        return {
+            t.index: Observation(Plan(t.choices), t.divergence, t.drop, t.lineage_epochs)
             for t in self.trials
             if t.drop is not None and t.divergence is not None
-        ]
-        return Surrogate.fit(self.space, seen)
+        }
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """Fitted to every scored candidate; needs at least one."""
+        return Surrogate.fit(self.space, list(self._seen.values()))
 
     @cached_property
     def estimates(self) -> dict[int, float]:
         """Drop of every scored candidate in points, steadied by its divergence, by work index."""
-        return {
-            t.index: self.surrogate.steadied(t.drop, t.divergence)
-            for t in self.trials
-            if t.drop is not None and t.divergence is not None
-        }
+        return {index: self.surrogate.steadied(seen) for index, seen in self._seen.items()}
 
     def log_drop(self, trial: Trial) -> float:
         """Log of a candidate's estimated drop; see `FAINT`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,23 +43,28 @@ class Surrogate:
     Attributes:
         weights: Correction of each layer's calibrated damage.
         drop_by_damage: Drop after tuning over log of weighted damage.
-        drop_by_divergence: Drop over log of the measured divergence: the divergence of a few hundred samples is
-            far less noisy than their accuracy, and so steadies it.
+        drop_by_divergence: Drop over log of the measured divergence, of candidates that were tuned (True) and of those
+            that were not: the divergence of a few hundred samples is far less noisy than their accuracy, and so
+            steadies it. At the same divergence a tuned candidate has the lower drop.
     """
 
     space: Space
     weights: dict[str, float]
     drop_by_damage: Monotone
-    drop_by_divergence: Monotone
+    drop_by_divergence: Mapping[bool, Monotone]
 
     @classmethod
     def fit(cls, space: Space, seen: Sequence[Observation]) -> Surrogate:
         """Fit to at least one observation."""
         weights = fit_weights(space, seen)
-        damage = [math.log(max(FLOOR, space.damage(o.plan, weights))) for o in seen]
-        divergence = [math.log(max(FLOOR, o.divergence)) for o in seen]
+        damage = [_log(space.damage(o.plan, weights)) for o in seen]
         drops = [o.drop for o in seen]
-        return cls(space, weights, isotonic.fit(damage, drops), isotonic.fit(divergence, drops))
+        by_divergence = {
+            tuned: isotonic.fit([_log(o.divergence) for o in alike], [o.drop for o in alike])
+            for tuned in (False, True)
+            if (alike := [o for o in seen if (o.epochs > 0) == tuned])
+        }
+        return cls(space, weights, isotonic.fit(damage, drops), by_divergence)
 
     def damage(self, plan: Plan) -> float:
         """Weighted damage of a plan."""
@@ -67,11 +72,15 @@ class Surrogate:
 
     def drop(self, plan: Plan) -> float:
         """Drop expected of a plan after tuning, in points."""
-        return self.drop_by_damage(math.log(max(FLOOR, self.damage(plan))))
+        return self.drop_by_damage(_log(self.damage(plan)))
 
-    def steadied(self, drop: float, divergence: float) -> float:
-        """A measured drop, steadied by what its divergence says: the mean of both."""
-        return 0.5 * (drop + self.drop_by_divergence(math.log(max(FLOOR, divergence))))
+    def steadied(self, seen: Observation) -> float:
+        """The drop of one of the observations, steadied by what its divergence says: the mean of both."""
+        return 0.5 * (seen.drop + self.drop_by_divergence[seen.epochs > 0](_log(seen.divergence)))
+
+
+def _log(figure: float) -> float:
+    return math.log(max(FLOOR, figure))
 
 
 def fit_weights(space: Space, seen: Sequence[Observation], *, sweeps: int = 30) -> dict[str, float]:
