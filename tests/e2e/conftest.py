@@ -17,7 +17,7 @@ from diminuendo.client.types import EvaluationFinished, StepCommitted
 
 DELTA, SEED = 1.0, 0
 EFFORT: Literal["quick"] = "quick"
-BUDGET: dict[Literal["evaluations", "epochs", "minutes"], float] = {"evaluations": 14, "epochs": 24}
+BUDGET: dict[Literal["evaluations", "epochs", "minutes"], float] = {"evaluations": 14, "epochs": 8}
 """Less than what the demo takes, and all its stages."""
 
 

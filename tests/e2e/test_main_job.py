@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from tests.e2e.conftest import BUDGET, DELTA, EFFORT, SEED, Decisions, decisions_of, timeless
 from tests.e2e.server import left_after, serving
 from tests.engine.tasks import held
@@ -81,13 +80,13 @@ def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folde
     assert before.macs / figures.macs == inline.certificate["macs_ratio"]
     assert sum(p.numel() for p in model.parameters()) == figures.params
     assert (inline_folder / "model.safetensors").stat().st_size < 1.5 * 4 * figures.params + FOLDER_BYTES
-    assert not torch.equal(next(iter(model.parameters())), next(iter(original.model.parameters())))
+    assert set(model.state_dict()) != set(original.model.state_dict())
 
 
 def test_wishes_reach_the_search_through_the_command_line_and_the_wire(tmp_path: Path) -> None:
     """Short: three layers in one format, one round. The same wishes without a server decide the same."""
     wishes = "--delta 5 --effort quick --objective macs --limit size=0.6MB --freeze block[12].* --freeze conv --stage 1"
-    wishes += " --formats svd --max-ratio fc=1 --multiple 4 --budget evaluations=5 --budget epochs=12"
+    wishes += " --formats svd --max-ratio fc=1 --multiple 4 --budget evaluations=5 --budget epochs=4"
     with serving(tmp_path / "data", evaluators=1) as server, Client(server.target) as client:
         command = [sys.executable, "-m", "diminuendo.client.cli.main", "submit", "zoo:digits", *wishes.split()]
         done = subprocess.run(
@@ -104,17 +103,17 @@ def test_wishes_reach_the_search_through_the_command_line_and_the_wire(tmp_path:
             formats=["svd"],
             max_ratio={"fc": 1.0},
             multiple=4,
-            budget={"evaluations": 5, "epochs": 12},
+            budget={"evaluations": 5, "epochs": 4},
         ).certificate
         job = client.job(done.stdout.strip())
         info = job.wait(timeout_s=300)
         served = decisions_of(job, job.download(tmp_path / "served"))
     assert served.certificate == timeless(expected)
-    assert (info.objective, info.stage, info.budget) == ("macs", 1, {"evaluations": 5, "epochs": 12.0})
+    assert (info.objective, info.stage, info.budget) == ("macs", 1, {"evaluations": 5, "epochs": 4.0})
     assert info.result is not None
     assert info.result.objective_ratio == info.result.macs_ratio > 1.05
     forms = {name: form["format"] for name, form in served.plan["layers"].items()}
     assert {name for name, form in forms.items() if form == "svd"} <= {name for name in forms if "block3" in name}
     assert set(forms.values()) == {"dense", "svd"}
     assert expected["evaluations"] <= 5
-    assert expected["epochs"] <= 12
+    assert expected["epochs"] <= 4

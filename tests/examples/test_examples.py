@@ -17,8 +17,8 @@ from diminuendo.engine.task import Task, TaskError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-LITTLE: Mapping[BudgetName, float] = {"evaluations": 4, "epochs": 10}
-MORE: Mapping[BudgetName, float] = {"evaluations": 6, "epochs": 20}
+LITTLE: Mapping[BudgetName, float] = {"evaluations": 4, "epochs": 5}
+MORE: Mapping[BudgetName, float] = {"evaluations": 6, "epochs": 10}
 
 
 class Case(NamedTuple):
