@@ -316,7 +316,9 @@ def test_the_fastest_network_inside_delta_is_found_and_timed_whole(
         functional.cross_entropy(model(train.inputs), train.targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     own = Task(model.eval(), train, blobs(400, 2), recipe=Recipe(rate=0.001, batch_size=100), name="wide")
-    done = compress(own, 3.0, objective="latency", effort="quick", formats=["svd"], budget={"evaluations": 4, "epochs": 8})
+    done = compress(
+        own, 3.0, objective="latency", effort="quick", formats=["svd"], budget={"evaluations": 4, "epochs": 8}
+    )
     latency = done.certificate["latency"]
     assert done.inside_delta
     assert done.plan["2"] != DENSE
