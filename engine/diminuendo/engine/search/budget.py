@@ -153,14 +153,14 @@ def pace(state: State) -> Pace | None:
     The two are told apart: by the seconds of short tunings, most of which are scoring, a long one would seem to take
     much longer than it does.
     """
-    dense = dense_epoch_s(state)
-    if state.tuning_s > 0 and (state.epochs or dense):
+    unseen_s = UNSEEN_SPEED * dense_epoch_s(state)
+    if state.tuning_s > 0 and (state.epochs or unseen_s):
         side_by_side = state.tuning_s / max(1e-9, state.elapsed_s - state.surveyed_s) if state.surveyed_s else 1.0
         side_by_side = max(1.0, side_by_side)
         tuned_s = max(1e-9, state.tuning_s - state.beside_s)
-        epoch_s = tuned_s / state.epochs / side_by_side if state.epochs else UNSEEN_SPEED * dense
+        epoch_s = tuned_s / state.epochs / side_by_side if state.epochs else unseen_s
         return Pace(epoch_s, state.beside_s / len(state.trials) / side_by_side)
-    return Pace(UNSEEN_SPEED * dense, state.prepared.score_s) if state.prepared and dense else None
+    return Pace(unseen_s, state.prepared.score_s) if state.prepared and unseen_s else None
 
 
 def dense_epoch_s(state: State) -> float:
@@ -330,12 +330,12 @@ def room(state: State, settings: Settings, epochs: float, lineage: float) -> int
     if (speed := pace(state)) and math.isfinite(left_s := _left_s(state)) and state.trials:
         kept_back_s = _certify_s(state, keep, speed) + 60 * minutes_of(state) / AFTER_SHARE
         under_way_s = (so_far - state.epochs) * speed.epoch_s + (evaluations - len(state.trials)) * speed.beside_s
+        free_s = left_s - kept_back_s
         if not epochs:
-            taken_s = state.elapsed_s - state.surveyed_s
-            probing_s = (60 * minutes_of(state) - state.surveyed_s) / PROBES_SHARE - taken_s
-            left_s = min(left_s, probing_s + kept_back_s)
+            searched_s = state.elapsed_s - state.surveyed_s
+            free_s = min(free_s, (left_s + searched_s) / PROBES_SHARE - searched_s)
         each_s = speed.epoch_s * epochs + speed.beside_s
-        left.append((left_s - kept_back_s - under_way_s) / max(1e-9, each_s))
+        left.append((free_s - under_way_s) / max(1e-9, each_s))
     return max(0, int(min(left)))
 
 

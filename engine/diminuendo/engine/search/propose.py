@@ -34,7 +34,7 @@ COLD_RATE = 0.5
 """Relative rate of the first, short tuning from factors: in so few steps the full rate costs more than it finds."""
 
 FULL = 0.8
-"""A finalist that uses this much of delta is left as it is."""
+"""A finalist that is going to use this much of delta, tuned on, is not made smaller."""
 
 NEAR = 2.0
 """A candidate outside delta is worth more tuning up to this multiple of delta."""

@@ -35,6 +35,11 @@ class Observation:
     drop: float
     epochs: float = 0.0
 
+    @property
+    def tuned(self) -> bool:
+        """Whether it was tuned at all."""
+        return self.epochs > 0
+
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -62,7 +67,7 @@ class Surrogate:
         by_divergence = {
             tuned: isotonic.fit([_log(o.divergence) for o in alike], [o.drop for o in alike])
             for tuned in (False, True)
-            if (alike := [o for o in seen if (o.epochs > 0) == tuned])
+            if (alike := [o for o in seen if o.tuned == tuned])
         }
         return cls(space, weights, isotonic.fit(damage, drops), by_divergence)
 
@@ -76,7 +81,7 @@ class Surrogate:
 
     def steadied(self, seen: Observation) -> float:
         """The drop of one of the observations, steadied by what its divergence says: the mean of both."""
-        return 0.5 * (seen.drop + self.drop_by_divergence[seen.epochs > 0](_log(seen.divergence)))
+        return 0.5 * (seen.drop + self.drop_by_divergence[seen.tuned](_log(seen.divergence)))
 
 
 def _log(figure: float) -> float:
