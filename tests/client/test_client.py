@@ -124,8 +124,10 @@ def test_a_state_from_a_newer_server_is_unknown_and_not_final(fake: FakeServer, 
     assert client.get("new").state is JobState.UNKNOWN
     assert not client.get("new").state.final
     fake.jobs["projects/default/jobs/new"].progress.stage = job_pb2.Stage.ValueType(60)
+    fake.jobs["projects/default/jobs/new"].progress.MergeFrom(job_pb2.JobProgress(seconds_done=3, seconds_expected=4))
     progress = client.get("new").progress
     assert progress is not None
+    assert (progress.seconds_done, progress.seconds_expected) == (3, 4)
     assert progress.stage is Stage.NONE
 
 

@@ -391,10 +391,11 @@ def test_inline_runs_show_the_engines_steps_in_the_same_way() -> None:
     feed.on_done(Done(work, Evaluated(98.0, 0.1, "w", Cost(1, 1), 400, 2.5), "inline", 2.5))
     assert len(shown) == 1
     best = Best(3.0, 2.0, 0.5)
-    feed.on_step(Step(0, work.key, "explore", "first 3.0x: fine", 1, 9, best, best, (("W", "beware"),)))
+    feed.on_step(Step(0, work.key, "explore", "first 3.0x: fine", 1, 9, 2.5, 40.0, best, best, (("W", "beware"),)))
     view = reduce(advance, shown, View("zoo:digits", delta=1.0))
     assert [event.sequence for event in shown] == [1, 2, 3, 4]
     assert (view.progress.stage.value, view.progress.works_done, view.progress.works_expected) == ("explore", 1, 9)
+    assert (view.progress.seconds_done, view.progress.seconds_expected) == (2.5, 40.0)
     assert view.best is not None
     assert (view.best.params_ratio, view.best.drop) == (3.0, 0.5)
     (done,) = view.recent

@@ -37,6 +37,11 @@ def step(seconds: float, done: int, expected: int = 40) -> Event:
     return StepCommitted(2, at(seconds), done, Progress(Stage.ANNEAL, done, done, expected))
 
 
+def timed(seconds: float, done: int, seconds_done: float, seconds_expected: float) -> Event:
+    progress = Progress(Stage.ANNEAL, done, done, 14, seconds_done=seconds_done, seconds_expected=seconds_expected)
+    return StepCommitted(2, at(seconds), done, progress)
+
+
 def evaluated(seconds: float, epochs: float, *, remembered: bool = False) -> Event:
     return EvaluationFinished(
         3, at(seconds), 0, "k", "evaluate", "s", 1.0, "e", remembered, epochs, Candidate(2.0, 2.0, 0.5)
@@ -62,6 +67,27 @@ def test_a_work_that_takes_long_slows_the_estimate_instead_of_ending_it() -> Non
     assert late == sorted(late)  # type: ignore[type-var]
     assert late[0] is not None
     assert late[0] > 250
+
+
+def test_finalists_that_take_long_are_told_before_they_are_begun() -> None:
+    """Ten works of 10 s, on two evaluators 5 s each; the last four take 100 s of an evaluator each."""
+    steps = [timed(5 * number, number, 10 * number, 500) for number in range(1, 11)]
+    assert left_s(view(running(), *steps), at(50)) == pytest.approx(200)
+    assert left_s(view(running(), *steps), at(70)) == pytest.approx(180), "the one under way has had 20 s of its 50"
+    late = left_s(view(running(), *steps), at(350))
+    assert late is not None
+    assert late > 150, "it takes longer than was expected: so may the other three"
+    ended = timed(300, 14, 500, 500)
+    assert left_s(view(running(), *steps, ended), at(300)) == 0
+
+
+def test_seconds_count_once_all_steps_of_the_pace_tell_them() -> None:
+    untold = [timed(10 * number, number, 0, 0) for number in range(1, 6)]
+    told = [timed(10 * number, number, 10 * number, 500) for number in range(6, 11)]
+    assert left_s(view(running(), *untold, *told), at(100)) == pytest.approx(4 * 10)
+    assert left_s(view(running(), *told), at(100)) == pytest.approx(400)
+    known = [timed(10 * number, number, 60, 500) for number in range(6, 11)]
+    assert left_s(view(running(), *known), at(100)) is None, "nothing was computed"
 
 
 def test_only_the_last_works_count() -> None:

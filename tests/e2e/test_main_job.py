@@ -60,6 +60,8 @@ def test_a_coordinator_killed_in_the_middle_changes_nothing(inline: Decisions, t
         info = job.info()
         assert info.state is JobState.SUCCEEDED
         assert info.epoch == 2
+        assert info.progress is not None
+        assert info.progress.seconds_done == info.progress.seconds_expected > 0
         assert sum(isinstance(event, Leased) for event in job.watch()) == 2
         assert decisions_of(job, job.download(tmp_path / "result")) == inline
         with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as response:

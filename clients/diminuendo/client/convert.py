@@ -210,6 +210,8 @@ def _progress(message: pb.JobProgress) -> types.Progress:
         works_done=message.works_done,
         works_expected=message.works_expected,
         best=_candidate(message.best) if message.HasField("best") else None,
+        seconds_done=message.seconds_done,
+        seconds_expected=message.seconds_expected,
     )
 
 

@@ -76,6 +76,8 @@ class Progress:
         works_done: Works finished.
         works_expected: Works expected in all; an estimate that grows and shrinks.
         best: The best candidate inside delta so far.
+        seconds_done: That evaluators have taken.
+        seconds_expected: That they will have taken in all; an estimate that grows and shrinks, 0 while there is none.
     """
 
     stage: Stage = Stage.NONE
@@ -83,6 +85,8 @@ class Progress:
     works_done: int = 0
     works_expected: int = 0
     best: Candidate | None = None
+    seconds_done: float = 0.0
+    seconds_expected: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -555,12 +555,19 @@ class JobProgress(_message.Message):
     WORKS_DONE_FIELD_NUMBER: _builtins.int
     WORKS_EXPECTED_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
+    SECONDS_DONE_FIELD_NUMBER: _builtins.int
+    SECONDS_EXPECTED_FIELD_NUMBER: _builtins.int
     stage: Global___Stage.ValueType
     steps: _builtins.int
     """Committed steps."""
     works_done: _builtins.int
     """Works finished and works expected in all (an estimate that grows and shrinks)."""
     works_expected: _builtins.int
+    seconds_done: _builtins.float
+    """Seconds that evaluators have taken, and those that they will have taken in all (an estimate that grows and shrinks;
+    0 while it cannot be told).
+    """
+    seconds_expected: _builtins.float
     @_builtins.property
     def best(self) -> Global___Candidate:
         """The best candidate inside delta on the search half, or within the target; absent until there is one."""
@@ -573,10 +580,12 @@ class JobProgress(_message.Message):
         works_done: _builtins.int = ...,
         works_expected: _builtins.int = ...,
         best: Global___Candidate | None = ...,
+        seconds_done: _builtins.float = ...,
+        seconds_expected: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["best", b"best"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "stage", b"stage", "steps", b"steps", "works_done", b"works_done", "works_expected", b"works_expected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "seconds_done", b"seconds_done", "seconds_expected", b"seconds_expected", "stage", b"stage", "steps", b"steps", "works_done", b"works_done", "works_expected", b"works_expected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,7 @@ def test_a_job_succeeds_and_the_same_job_again_evaluates_nothing(server: Server,
     run(server, one, executors.folder)
     job = server.get(name)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert job.progress.seconds_done == job.progress.seconds_expected > 0
     files = {file.name: file for file in job.result.files}
     assert set(files) == {"model.safetensors", "plan.json", "certificate.json", "profile.json", "search.json"}
     for file in files.values():

@@ -60,7 +60,13 @@ class InlineFeed:
         if done is not None:
             self._display.show(self._evaluation(done, step))
         progress = Progress(
-            Stage(step.stage), step.index + 1, step.works_done, step.works_expected, _candidate(step.best)
+            Stage(step.stage),
+            step.index + 1,
+            step.works_done,
+            step.works_expected,
+            _candidate(step.best),
+            step.seconds_done,
+            step.seconds_expected,
         )
         self._display.show(StepCommitted(*self._stamp(), step.index, progress, step.summary))
         for reason, message in step.warnings:

@@ -13,19 +13,27 @@ _LEAST_WORKS, _LEAST_S = 3, 5.0
 
 
 def left_s(view: View, now: datetime) -> float | None:
-    """Seconds until the search ends: an estimate, by the works still expected and by the pace of the last ones.
+    """Seconds until the search ends: an estimate, by what is still expected and by the pace of the last works.
 
-    Minutes of a budget and a deadline bound it. None while it cannot be told.
+    Both are told in seconds of an evaluator, as far as the search knows them: a finalist takes many times what an early
+    candidate does. Minutes of a budget and a deadline bound it. None while it cannot be told.
     """
     if view.state is not JobState.RUNNING or len(view.pace) < 2:
         return None
-    (first, before), (last, done) = view.pace[0], view.pace[-1]
-    works, span = done - before, (last - first).total_seconds()
-    if works < _LEAST_WORKS or span < _LEAST_S:
+    (begin, before), (end, last) = view.pace[0], view.pace[-1]
+    span = (end - begin).total_seconds()
+    if last.works_done - before.works_done < _LEAST_WORKS or span < _LEAST_S:
         return None
-    quiet = max(0.0, (now - last).total_seconds())
-    each = max(span / works, (span + quiet) / (works + 1))  # a work that takes longer than others slows the pace
-    expected = max(0, view.progress.works_expected - done) * each - min(quiet, each)
+    works = max(0, last.works_expected - last.works_done)
+    done, ahead = float(last.works_done - before.works_done), float(works)
+    if before.seconds_expected and last.seconds_expected:
+        done, ahead = last.seconds_done - before.seconds_done, last.seconds_expected - last.seconds_done
+    if done <= 0:
+        return None
+    following = ahead / max(1, works)
+    quiet = max(0.0, (now - end).total_seconds())
+    pace = max(span / done, (span + quiet) / (done + following))  # a work that takes longer than expected slows it
+    expected = ahead * pace - min(quiet, following * pace)
     return max(0.0, min([expected, *_bounds(view, now)]))
 
 

@@ -54,7 +54,7 @@ class View:
         all_epochs: Whether that is all.
         worked_s: Seconds that coordinators have worked on it, up to `working_since`.
         working_since: When it last began to run; None while it does not.
-        pace: (time, works done) of the last steps since then, oldest first.
+        pace: (time, progress) of the last steps since then, oldest first.
     """
 
     title: str
@@ -79,7 +79,7 @@ class View:
     all_epochs: bool = True
     worked_s: float = 0.0
     working_since: datetime | None = None
-    pace: tuple[tuple[datetime, int], ...] = ()
+    pace: tuple[tuple[datetime, Progress], ...] = ()
 
     @property
     def best(self) -> Candidate | None:
@@ -104,7 +104,7 @@ def advance(view: View, event: Event) -> View:
         case Leased():
             return replace(view, note=_LEASED)
         case StepCommitted():
-            pace = (*view.pace, (event.time, event.progress.works_done)) if event.progress.stage in _PACED else ()
+            pace = (*view.pace, (event.time, event.progress)) if event.progress.stage in _PACED else ()
             view = replace(view, progress=event.progress, summary=event.summary, note="", alert="")
             return replace(view, pace=pace[-_PACE:])
         case EvaluationFinished():

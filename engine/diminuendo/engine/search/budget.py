@@ -147,20 +147,27 @@ def longest(state: State) -> float:
     return max([*lineages, *(p.lineage_epochs for p in state.pending)], default=0.0)
 
 
-def pace(state: State) -> Pace | None:
-    """What candidates take; None before anything was measured.
+def pace_of_one(state: State) -> Pace | None:
+    """What candidates take of one evaluator; None before anything was measured.
 
     The two are told apart: by the seconds of short tunings, most of which are scoring, a long one would seem to take
     much longer than it does.
     """
     unseen_s = UNSEEN_SPEED * dense_epoch_s(state)
     if state.tuning_s > 0 and (state.epochs or unseen_s):
-        side_by_side = state.tuning_s / max(1e-9, state.elapsed_s - state.surveyed_s) if state.surveyed_s else 1.0
-        side_by_side = max(1.0, side_by_side)
         tuned_s = max(1e-9, state.tuning_s - state.beside_s)
-        epoch_s = tuned_s / state.epochs / side_by_side if state.epochs else unseen_s
-        return Pace(epoch_s, state.beside_s / len(state.trials) / side_by_side)
+        return Pace(tuned_s / state.epochs if state.epochs else unseen_s, state.beside_s / len(state.trials))
     return Pace(unseen_s, state.prepared.score_s) if state.prepared and unseen_s else None
+
+
+def pace(state: State) -> Pace | None:
+    """What candidates take of the job's time, as evaluators work side by side; None before anything was measured."""
+    alone = pace_of_one(state)
+    if alone is None or not state.surveyed_s:
+        return alone
+    side_by_side = max(1.0, state.tuning_s / max(1e-9, state.elapsed_s - state.surveyed_s))
+    epoch_s = alone.epoch_s / side_by_side if state.epochs else alone.epoch_s
+    return Pace(epoch_s, alone.beside_s / side_by_side)
 
 
 def dense_epoch_s(state: State) -> float:
@@ -186,7 +193,7 @@ def _ahead(state: State, settings: Settings) -> int:
     finals = len(settings.growths) + 1
     if state.stage == "certify":
         return finals
-    in_all = sum(count for count, _ in _each(state.request, settings)) + finals
+    in_all = sum(count for count, _ in rounds(state.request, settings)) + finals
     return max(in_all - len(state.trials), finals)
 
 
@@ -205,12 +212,12 @@ def scaled(state: State, settings: Settings) -> Settings:
 
 
 def _of_epochs(request: Request, settings: Settings, most: float) -> Settings:
-    if most >= _rounds(request, settings, Finals(len(settings.growths), settings.final_epochs)):
+    if most >= _in_full(request, settings, Finals(len(settings.growths), settings.final_epochs)):
         return settings
     each = min(settings.final_epochs, whole(most * FINALS_SHARE))
     finalists = min(len(settings.growths), max(1, int(most * FINALISTS_SHARE / each)))
     kept_back = finalists * each + most / CONTROL_SHARE + most / AFTER_SHARE
-    search = sum(count * epochs for count, epochs in _each(request, settings))
+    search = sum(count * epochs for count, epochs in rounds(request, settings))
     share = min(1.0, max(0.0, most - kept_back) / search)
 
     def count(of_all: int) -> int:
@@ -259,12 +266,12 @@ def whole(epochs: float) -> float:
     return max(1, math.floor(epochs * PART)) / PART
 
 
-def _rounds(request: Request, settings: Settings, keep: Finals) -> float:
+def _in_full(request: Request, settings: Settings, keep: Finals) -> float:
     """Epochs of every round in full, and of certification."""
-    return sum(count * epochs for count, epochs in _each(request, settings)) + keep.total(_lineage(request, settings))
+    return sum(count * epochs for count, epochs in rounds(request, settings)) + keep.total(_lineage(request, settings))
 
 
-def _each(request: Request, settings: Settings) -> tuple[tuple[int, float], ...]:
+def rounds(request: Request, settings: Settings) -> tuple[tuple[int, float], ...]:
     """Candidates of each round, and epochs of each."""
     s, moves = settings, settings.moves if request.stage == 2 else 0
     return (
@@ -395,9 +402,8 @@ def forecast(request: Request, settings: Settings) -> Forecast:
     blank = State(request)
     settings = scaled(blank, settings)
     keep = finals(blank, settings)
-    each = sorted((epochs for count, epochs in _each(request, settings) for _ in range(count)), reverse=True)
-    again = settings.final_epochs if settings.untuned else settings.move_epochs
-    after = [again] * settings.squeezes + [settings.final_epochs] * settings.easings
+    each = sorted((epochs for count, epochs in rounds(request, settings) for _ in range(count)), reverse=True)
+    after = [settings.after_epochs] * settings.squeezes + [settings.final_epochs] * settings.easings
     if request.stage == 1 or request.target is not None:
         after = []
     most = of(request, "evaluations")

@@ -21,6 +21,7 @@ from diminuendo.engine.cost import Cost, ratio
 from diminuendo.engine.plan import DENSE, Plan
 from diminuendo.engine.search import budget, doubts, exporting, feasible, patterns, propose, result, target
 from diminuendo.engine.search import state as state_module
+from diminuendo.engine.search.outlook import Outlook, outlook
 from diminuendo.engine.search.propose import Proposal, Proposer
 from diminuendo.engine.search.result import Finished, ResultFileContent
 from diminuendo.engine.search.rng import keyed_seed
@@ -78,6 +79,8 @@ class Step:
         key: Key of that work.
         stage: The stage after the step.
         works_expected: Works in all, as far as can be said now.
+        seconds_done: That evaluators have taken.
+        seconds_expected: That they will have taken in all, as far as can be said now; 0 while it cannot.
         best: The smallest candidate inside delta so far.
         candidate: The candidate that was told, if it was one and did not diverge.
         warnings: (reason in UPPER_SNAKE_CASE, message).
@@ -89,6 +92,8 @@ class Step:
     summary: str
     works_done: int
     works_expected: int
+    seconds_done: float
+    seconds_expected: float
     best: Best | None
     candidate: Best | None
     warnings: tuple[tuple[str, str], ...] = ()
@@ -601,32 +606,17 @@ class Session:
         if state.stage in ("explore", "anneal", "certify", "done") and self._standing.incumbent:
             incumbent = self._standing.incumbent
             best = self._figures(incumbent.cost, incumbent.drop or 0.0)
+        to_come = Outlook(0, 0.0) if self.outcome is not None else outlook(state, self._settings)
         return Step(
             index=pending.work.index,
             key=pending.work.key,
             stage=state.stage,
             summary=summary,
             works_done=done,
-            works_expected=done + len(state.pending) + self._later(),
+            works_expected=done + len(state.pending) + to_come.works,
+            seconds_done=state.seconds,
+            seconds_expected=0.0 if to_come.seconds is None else state.seconds + to_come.seconds,
             best=best,
             candidate=candidate,
             warnings=tuple(self._warnings),
         )
-
-    def _later(self) -> int:
-        """Works that are still to be asked for, beyond the pending ones; an upper estimate."""
-        state, s = self._state, self._settings
-        layers = len(state.prepared.layers) if state.prepared else 0
-        rounds = {"first": s.kept + s.bracket, "keep": s.bracket, "bracket": 0}
-        exports = int(bool(state.request.exports) and state.judged is None)
-        certify = 2 + budget.finals(state, s).count + exports
-        moves = s.moves if state.request.stage == 2 else 0
-        later: dict[StageName, int] = {
-            "prepare": layers + s.budgets + s.kept + s.bracket + moves + certify,
-            "survey": s.budgets + s.kept + s.bracket + moves + certify,
-            "explore": rounds[state.round] + moves + certify,
-            "anneal": max(0, moves - state.moves) + certify,
-            "certify": exports + (not any(p.role in ("judge", "export") for p in state.pending)),
-            "done": 0,
-        }
-        return later[state.stage] if self.outcome is None else 0

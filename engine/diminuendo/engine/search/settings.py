@@ -64,6 +64,11 @@ class Settings:
         """Whether no candidate is tuned before the full tuning."""
         return not self.first_epochs
 
+    @property
+    def after_epochs(self) -> float:
+        """Most tuning of what is made of a finalist that came out inside delta."""
+        return self.final_epochs if self.untuned else self.move_epochs
+
 
 _RANKED = tuple(name for name in FORMAT_NAMES if name != "zero")
 

@@ -84,6 +84,8 @@ def to_step(step: Step) -> job_pb2.StepCommitted:
         works_done=step.works_done,
         works_expected=step.works_expected,
         best=_candidate(step.best) if step.best else None,
+        seconds_done=step.seconds_done,
+        seconds_expected=step.seconds_expected,
     )
     return job_pb2.StepCommitted(step=step.index, progress=progress, summary=step.summary)
 
