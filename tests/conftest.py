@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # For whoever loads torch after this, here and in children. With workers side by side, and as many threads in each
+    # as there are cores, threads wait for each other actively.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if "grpc" in sys.modules:
     raise RuntimeError("grpc was imported before the coordinator could say that it has no part in forks: see there")

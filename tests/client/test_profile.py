@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def test_json_has_the_promised_keys_and_figures(run_here: Run) -> None:
     threads = torch.get_num_threads()
-    done = run_here("profile", "zoo:mobilenet_v2", "--output", "json", "--threads", "1")
+    done = run_here("profile", "zoo:mobilenet_v2", "--output", "json", "--threads", "3")
     assert (done.returncode, done.stderr) == (0, "")
     figures = json.loads(done.stdout)
     assert list(figures) == ["params", "size_mb", "macs", "memory_mb", "time_ms", "layers", "uncounted", "machine"]
@@ -36,7 +36,7 @@ def test_json_has_the_promised_keys_and_figures(run_here: Run) -> None:
     assert round(figures["size_mb"], 4) == round(2_412_212 * 4 / 2**20, 4)
     assert figures["time_ms"] > 0
     assert figures["uncounted"] == []
-    assert "1 thread(s), batch 1, float32" in figures["machine"]
+    assert "3 thread(s), batch 1, float32" in figures["machine"]
     assert torch.get_num_threads() == threads
     assert {"name": "conv1", "kind": "Conv2d", "params": 864, "macs": 864 * 1024} in figures["layers"]
     assert sum(layer["params"] for layer in figures["layers"]) == figures["params"]

@@ -175,7 +175,7 @@ def test_wishes_that_do_not_fit_the_network_come_back_as_the_owners_mistake(task
 def test_an_estimate_tries_one_candidate_and_counts_the_rest(task: Task) -> None:
     before = torch.get_num_threads()
     done: list[str] = []
-    request = request_of("task:blobs", 2.0, effort="quick", stage=1)
+    request = request_of("task:blobs", 2.0, effort="quick", stage=1, threads=3)
     found = estimate(request, task=task, on_work=done.append)
     # Quick without annealing, by hand: 6 + 3 + 4 candidates, 3 finalists and the control.
     assert found.evaluations == 17
