@@ -257,8 +257,7 @@ def _of_epochs(request: Request, settings: Settings, most: float) -> Settings:
 
 def _finals_share(request: Request, *, untuned: bool) -> float:
     """Most of the epochs that full tunings take."""
-    alone = untuned and (request.stage == 1 or request.target is not None)
-    return ALL_SHARE if alone else FINALS_SHARE
+    return ALL_SHARE if untuned and not request.follows_up else FINALS_SHARE
 
 
 def whole(epochs: float) -> float:
@@ -404,7 +403,7 @@ def forecast(request: Request, settings: Settings) -> Forecast:
     keep = finals(blank, settings)
     each = sorted((epochs for count, epochs in rounds(request, settings) for _ in range(count)), reverse=True)
     after = [settings.after_epochs] * settings.squeezes + [settings.final_epochs] * settings.easings
-    if request.stage == 1 or request.target is not None:
+    if not request.follows_up:
         after = []
     most = of(request, "evaluations")
     evaluations = int(min(len(each), most - keep.count - 1))

@@ -44,7 +44,7 @@ def outlook(state: State, settings: Settings) -> Outlook:
 def _candidates(state: State, settings: Settings) -> list[tuple[int, float]]:
     """Candidates that are still to be proposed and epochs of each, round by round."""
     request = state.request
-    after = [(1, settings.after_epochs)] if request.stage == 2 and request.target is None else []
+    after = [(1, settings.after_epochs)] if request.follows_up else []
     if state.stage == "certify":
         return after if any(p.role == "final" for p in state.pending) else []
     finals = budget.finals(state, settings)

@@ -470,7 +470,7 @@ class Session:
         if not finals or control.weights is None:
             self.outcome = Failed("INTERNAL", "every finalist diverged in its full tuning; lower the learning rate")
             return
-        if state.request.stage == 2 and state.request.target is None:
+        if state.request.follows_up:
             again = self._again(self._tuned_in_full())
             if again is not None:
                 self._push_all([again])

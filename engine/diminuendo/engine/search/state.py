@@ -85,6 +85,11 @@ class Request:
         return math.inf if self.delta is None else self.delta
 
     @property
+    def follows_up(self) -> bool:
+        """Whether finalists that have missed delta are followed by smaller or larger candidates."""
+        return self.stage == 2 and self.target is None
+
+    @property
     def goal(self) -> Goal:
         """What is made small and what is kept inside limits."""
         return Goal(self.objective, self.limits, None if self.target is None else self.target[1])
