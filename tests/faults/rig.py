@@ -255,7 +255,7 @@ class Rig:
                 time.sleep(0.05)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Poll what has no event to wait for: other processes."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -45,7 +45,7 @@ def fetched(url: str, accept: str = "*/*") -> tuple[str, str]:
         return answer.read().decode(), answer.headers["content-type"]
 
 
-def until(true: Callable[[], Any], what: str, *, timeout_s: float = 30.0) -> Any:
+def until(true: Callable[[], Any], what: str, *, timeout_s: float = 60.0) -> Any:
     """What is true once it is."""
     deadline = time.monotonic() + timeout_s
     while not (found := true()):

@@ -42,7 +42,7 @@ from diminuendo.services.coordinator.rpc import Conductor  # noqa: E402
 ROOT = Path(__file__).parents[3]
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> bool:
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Poll what has no event to wait for: other processes."""
     deadline = time.monotonic() + timeout_s
     while not condition():

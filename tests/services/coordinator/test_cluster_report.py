@@ -54,7 +54,7 @@ def test_what_each_evaluator_does_is_told(server: Server, executors: Executors) 
         assert (node.name, node.alive, node.cpus) == (platform.node(), True, 2.0)
         assert node.memory_bytes > 2**20
         hold.unlink()
-        assert until(lambda: states(server) == [IDLE, IDLE], 60)
+        assert until(lambda: states(server) == [IDLE, IDLE])
         for index in (3, 4, 5):
             job.submit(evaluate(index, f"sleep {60 if index == 3 else 0.05}"))
         collect(job, 2)
@@ -96,7 +96,7 @@ def test_an_evaluator_that_is_killed_shows_as_lost_until_another_is_up(
         assert (lost.job, lost.work, lost.node) == (JOB if busy else "", "", "")
         assert [one.state for one in server.coordinator(job=JOB).evaluators] == ([LOST] if busy else [])
         hold.unlink()
-        assert until(lambda: states(server) == [BUSY if busy else IDLE], 60)
+        assert until(lambda: states(server) == [BUSY if busy else IDLE])
         (again,) = server.coordinator().evaluators
         assert again.attempt == (2 if busy else 0)
         assert shared.stats().attempts_lost == (1 if busy else 0), "nobody pays for one that had nothing to do"
@@ -120,7 +120,7 @@ def test_a_coordinator_reports_with_and_without_jobs_and_leaves_when_it_stops(
     thread = threading.Thread(target=main._loop, args=(settings, 2, runner, stop))
     thread.start()
     try:
-        assert until(lambda: states(server) == [IDLE, IDLE], 60)
+        assert until(lambda: states(server) == [IDLE, IDLE])
         assert list(server.coordinator().jobs) == []
         name = server.create().name
         assert until(lambda: BUSY in states(server))
@@ -129,5 +129,5 @@ def test_a_coordinator_reports_with_and_without_jobs_and_leaves_when_it_stops(
         assert {one.job for one in told.evaluators} == {name}
     finally:
         stop.request()
-        thread.join(20)
+        thread.join(60)
     assert server.coordinator().name == ""

@@ -197,7 +197,7 @@ def test_a_conductor_that_is_killed_and_comes_back(mortal: Server) -> None:
     back = threading.Thread(target=play, args=(session, journal, 3))
     back.start()
     mortal.conductor.start()
-    back.join(20)
+    back.join(60)
     assert not back.is_alive()
     assert mortal.lease().next_step == 5
 

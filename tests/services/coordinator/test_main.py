@@ -34,7 +34,7 @@ def coordinating(
         yield stop
     finally:
         stop.request()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -76,7 +76,7 @@ def test_jobs_run_beside_one_another_and_decide_as_if_alone(server: Server, exec
 def test_a_stop_gives_every_job_back(server: Server, executors: Executors) -> None:
     names = create(server, 2)
     with coordinating(server, executors, SLOW_WORLD, jobs=2) as stop:
-        assert until(lambda: all(server.get(name).progress.steps >= 3 for name in names), timeout_s=30)
+        assert until(lambda: all(server.get(name).progress.steps >= 3 for name in names))
         stop.request()
         assert until(lambda: {server.get(name).state for name in names} == {job_pb2.JOB_STATE_QUEUED})
     with coordinating(server, executors, WORLD, jobs=2):
@@ -116,13 +116,13 @@ def test_a_lost_cluster_gives_every_job_back_and_is_told(
 
     thread = threading.Thread(target=loop)
     thread.start()
-    assert until(lambda: all(server.get(name).progress.steps >= 3 for name in names), timeout_s=30)
+    assert until(lambda: all(server.get(name).progress.steps >= 3 for name in names))
 
     def lost(*_: object) -> None:
         raise ConnectionError("Ray is gone")
 
     shared._dispatcher.post(lost)
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(raised) == 1
     assert {server.get(name).state for name in names} == {job_pb2.JOB_STATE_QUEUED}

@@ -21,7 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Poll what has no event to wait for: other processes."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -103,7 +103,7 @@ def started(folder: Path, *, coordinating: bool = True) -> Iterator[Serve]:
         assert found
         serve.grpc, serve.http = found[1], found[2]
         if coordinating:
-            assert until(lambda: '"coordinating"' in serve.log("coordinator"), 60)
+            assert until(lambda: '"coordinating"' in serve.log("coordinator"))
         below = serve.everything()
         yield serve
     finally:
@@ -126,10 +126,10 @@ def test_it_is_healthy_and_restarts_what_is_killed(tmp_path: Path) -> None:
         below, folder = coordinator.children(recursive=True), serve.ray_folder()
         assert len(below) >= 6
         coordinator.kill()
-        _, alive = psutil.wait_procs(below, timeout=10)  # Ray's agents alone would stay for a minute
+        _, alive = psutil.wait_procs(below, timeout=30)  # Ray's agents alone would stay for a minute
         assert alive == []
         assert until(lambda: not folder.exists())
-        assert until(lambda: serve.log("coordinator").count('"coordinating"') == 2, 60)
+        assert until(lambda: serve.log("coordinator").count('"coordinating"') == 2)
         assert conductor.is_running()
 
         conductor.kill()
