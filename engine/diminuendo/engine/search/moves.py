@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -78,6 +79,8 @@ class Board:
     ladders: list[dict[str, list[int]]]
     fixed: int
     bounds: tuple[Bound, ...]
+    _near: dict[tuple[int, int], list[int]] = field(default_factory=dict, init=False, repr=False)
+    _heights: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, surrogate: Surrogate) -> Board:
@@ -123,6 +126,28 @@ class Board:
         ladders = self.ladders[layer]
         name = self.formats[layer][option]
         return ladders[name] if name in ladders else max(ladders.values(), key=len, default=[0])
+
+    def near(self, layer: int, option: int) -> list[int]:
+        """Options of other formats, those whose amount is nearest, nearest first; at most `REACH`."""
+        found = self._near.get((layer, option))
+        if found is None:
+            formats, amounts = self.formats[layer], self.amounts[layer]
+            others = [i for i, name in enumerate(formats) if name != formats[option]]
+            own = max(1, amounts[option])
+            found = sorted(others, key=lambda i: (abs(math.log(max(1, amounts[i]) / own)), i))[:REACH]
+            self._near[layer, option] = found
+        return found
+
+    def largest(self, layer: int, option: int, most: int) -> int:
+        """The largest rung of an option's ladder with at most this amount; the option itself where there is none."""
+        found = self._heights.get((layer, option))
+        if found is None:
+            amounts = self.amounts[layer]
+            rungs = sorted(self.ladder(layer, option), key=lambda i: (amounts[i], -i))
+            found = self._heights[layer, option] = ([amounts[i] for i in rungs], rungs)
+        heights, rungs = found
+        place = bisect_right(heights, most)
+        return rungs[place - 1] if place else option
 
 
 def _amounts(space: Space, name: ObjectiveName) -> list[list[int]]:
@@ -253,14 +278,16 @@ def anneal(
     state = keep_limits(board, shrink(board, home, most), most)
     amount = board.fixed + sum(board.amounts[i][option] for i, option in enumerate(state))
     damage = sum(board.damage[i][option] for i, option in enumerate(state))
-    flips = sum(_flipped(board, home, i, option) for i, option in enumerate(state))
-
+    flipped = [[name != formats[home[i]] for name in formats] for i, formats in enumerate(board.formats)]
+    flips = sum(flipped[i][option] for i, option in enumerate(state))
     used = [bound.total(state) for bound in board.bounds]
     strict = all(bound.over(total) == 0 for bound, total in zip(board.bounds, used, strict=True))
 
+    amounts, damages, bounds = board.amounts, board.damage, board.bounds
+
     def energy(amount: int, damage: float, flips: int, used: list[int]) -> float:
-        over = max(0.0, math.log(max(1, amount) / most))
-        for bound, total in zip(board.bounds, used, strict=True):
+        over = math.log(amount / most) if amount > most else 0.0
+        for bound, total in zip(bounds, used, strict=True):
             over += bound.over(total)
         return math.log(max(FLOOR, damage)) + OVERWEIGHT * over + FLIP * flips
 
@@ -268,38 +295,38 @@ def anneal(
     met: dict[tuple[int, ...], float] = {tuple(state): current}
     uniform = rng.random((moves, 4)).tolist()
     for turn, (which, kind, size, luck) in enumerate(uniform):
-        temperature = HOT * (COLD / HOT) ** (turn / max(1, moves - 1))
         changes = _move(board, state, which, kind, size)
+        if not changes:
+            continue
         new_amount, new_damage, new_flips, new_used = amount, damage, flips, used
         for layer, option in changes:
             old = state[layer]
-            new_amount += board.amounts[layer][option] - board.amounts[layer][old]
-            new_damage += board.damage[layer][option] - board.damage[layer][old]
-            new_flips += _flipped(board, home, layer, option) - _flipped(board, home, layer, old)
-            if board.bounds:
+            new_amount += amounts[layer][option] - amounts[layer][old]
+            new_damage += damages[layer][option] - damages[layer][old]
+            new_flips += flipped[layer][option] - flipped[layer][old]
+            if bounds:
                 new_used = [
                     total + bound.amounts[layer][option] - bound.amounts[layer][old]
-                    for bound, total in zip(board.bounds, new_used, strict=True)
+                    for bound, total in zip(bounds, new_used, strict=True)
                 ]
         proposed = energy(new_amount, new_damage, new_flips, new_used)
-        if changes and luck < math.exp(min(0.0, (current - proposed) / temperature)):
-            for layer, option in changes:
-                state[layer] = option
-            amount, damage, flips, used, current = new_amount, new_damage, new_flips, new_used, proposed
-            if strict and any(total > bound.most for bound, total in zip(board.bounds, used, strict=True)):
+        if proposed > current:
+            temperature = HOT * (COLD / HOT) ** (turn / max(1, moves - 1))
+            if luck >= math.exp((current - proposed) / temperature):
                 continue
-            met[tuple(state)] = current
-            if len(met) > 4 * KEPT:
-                met = dict(sorted(met.items(), key=lambda item: (item[1], item[0]))[:KEPT])
+        for layer, option in changes:
+            state[layer] = option
+        amount, damage, flips, used, current = new_amount, new_damage, new_flips, new_used, proposed
+        if strict and any(total > bound.most for bound, total in zip(bounds, used, strict=True)):
+            continue
+        met[tuple(state)] = current
+        if len(met) > 4 * KEPT:
+            met = dict(sorted(met.items(), key=lambda item: (item[1], item[0]))[:KEPT])
     for indices, _ in sorted(met.items(), key=lambda item: (item[1], item[0])):
         plan = board.plan(indices)
         if plan.key() not in avoid:
             return plan
     return None
-
-
-def _flipped(board: Board, home: list[int], layer: int, option: int) -> bool:
-    return board.formats[layer][option] != board.formats[layer][home[layer]]
 
 
 def _move(board: Board, state: list[int], which: float, kind: float, size: float) -> list[tuple[int, int]]:
@@ -308,12 +335,8 @@ def _move(board: Board, state: list[int], which: float, kind: float, size: float
     layer = int(which * count)
     option = state[layer]
     if kind < 0.2:
-        others = [i for i, name in enumerate(board.formats[layer]) if name != board.formats[layer][option]]
-        if not others:
-            return []
-        amounts = board.amounts[layer]
-        near = sorted(others, key=lambda i: (abs(math.log(max(1, amounts[i]) / max(1, amounts[option]))), i))[:REACH]
-        return [(layer, near[int(size * len(near))])]
+        near = board.near(layer, option)
+        return [(layer, near[int(size * len(near))])] if near else []
     step = 1 + int(size * REACH)
     down = _climb(board, layer, option, -step if kind < 0.8 else step)
     if down == option:
@@ -325,9 +348,7 @@ def _move(board: Board, state: list[int], which: float, kind: float, size: float
     if other == layer:
         return [(layer, down)]
     freed = board.amounts[layer][option] - board.amounts[layer][down]
-    room = board.amounts[other][state[other]] + freed
-    rungs = [i for i in board.ladder(other, state[other]) if board.amounts[other][i] <= room]
-    taken = max(rungs, key=lambda i: (board.amounts[other][i], -i), default=state[other])
+    taken = board.largest(other, state[other], board.amounts[other][state[other]] + freed)
     return [(layer, down), (other, taken)] if taken != state[other] else [(layer, down)]
 
 
