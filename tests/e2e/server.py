@@ -79,11 +79,15 @@ def left_after(mark: str, *, timeout_s: float = 10.0) -> list[str]:
 
 
 @contextmanager
-def serving(data: Path, *, evaluators: int) -> Iterator[Server]:
-    """Start a server on free ports, and stop it with SIGTERM."""
+def serving(data: Path, *, evaluators: int, lease_s: float = 30.0) -> Iterator[Server]:
+    """Start a server on free ports, and stop it with SIGTERM.
+
+    Args:
+        lease_s: As `serve --lease-s`.
+    """
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "diminuendo.client.cli.main", "serve", "--data-dir", str(data)]
-    command += ["--port", "0", "--http-port", "0", "--evaluators", str(evaluators)]
+    command += ["--port", "0", "--http-port", "0", "--evaluators", str(evaluators), "--lease-s", str(lease_s)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=marked_environment(mark))
     try:
         if process.stdout is None:

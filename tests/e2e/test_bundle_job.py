@@ -18,8 +18,8 @@ from diminuendo.engine import bundle, export, load
 from diminuendo.engine.starter import start
 
 pytestmark = pytest.mark.timeout(600)
-BUDGET = {"evaluations": 5.0, "epochs": 8.0}
-LESS = {"evaluations": 4.0, "epochs": 4.0}
+BUDGET = {"evaluations": 5.0, "epochs": 4.0}
+LESS = {"evaluations": 4.0, "epochs": 2.0}
 EXPORTS = ("onnx", "onnx:fp16", "pt2", "torchscript", "safetensors:bf16")
 
 DATA = """

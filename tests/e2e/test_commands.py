@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_the_demo_shows_a_certified_model_and_leaves_nothing_behind(tmp_path: Path) -> None:
     mark = uuid.uuid4().hex
     done = subprocess.run(
-        [sys.executable, "-m", "diminuendo.client.demo"],
+        [sys.executable, "-m", "diminuendo.client.demo", "--epochs", "12"],
         cwd=tmp_path,
         env=marked_environment(mark),
         capture_output=True,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import shutil
 import signal
 import sys
@@ -46,6 +47,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the demo; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m diminuendo.client.demo", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="result folder; default ./results/JOB")
+    parser.add_argument(
+        "--epochs", type=_epochs, default=_EPOCHS, help="most tuning, of all candidates; default %(default)g"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the server's data folder, and say where it is")
     options = parser.parse_args(args)
     if options.out is not None and options.out.exists() and (options.out.is_file() or any(options.out.iterdir())):
@@ -55,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         with _data_folder(keep=options.keep, console=console) as data:
-            return _run(console, data, options.out)
+            return _run(console, data, options.out, options.epochs)
     except KeyboardInterrupt:
         console.print("interrupted; everything that was started has been stopped")
         return 130
@@ -72,12 +76,20 @@ def _fail(message: str, *, code: int = 1) -> int:
     return code
 
 
-def _run(console: Console, data: Path, out: Path | None) -> int:
+def _epochs(text: str) -> float:
+    """A number of epochs."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(found := float(text)) and found > 0:
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; give epochs, such as {_EPOCHS}")
+
+
+def _run(console: Console, data: Path, out: Path | None, epochs: float) -> int:
     """Start a server, compress the digits network through it, show the result, stop the server."""
     console.print("starting a server: conductor, coordinator and a local Ray with 2 evaluators", highlight=False)
     with _server(data) as server, Client(server.target) as client:
         console.print(f"compressing {_SOURCE} with at most {_DELTA:g} point of accuracy lost", highlight=False)
-        job = client.submit(_SOURCE, delta=_DELTA, effort="quick", budget={"epochs": _EPOCHS})
+        job = client.submit(_SOURCE, delta=_DELTA, effort="quick", budget={"epochs": epochs})
         info = follow(job, console, on_cut=server.child.require_alive)
         if info.state is not JobState.SUCCEEDED:
             raise DiminuendoError(outcome(info))

@@ -100,7 +100,7 @@ def test_out_of_memory(executors: Executors) -> None:
 
 
 def test_half_the_micro_batch_after_each_time_that_the_gpu_has_no_room(executors: Executors) -> None:
-    executor = executors(SCRIPTED, evaluators=1)
+    executor = executors(SCRIPTED, evaluators=2)
     executor.submit(evaluate(1, "gpu 4"))
     executor.submit(evaluate(2, "gpu 8"))
     done = {d.work.index: d.answer for d in collect(executor, 2)}
