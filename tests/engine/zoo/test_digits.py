@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from tests.engine.tasks import held
 from torch import nn
 
@@ -43,6 +47,24 @@ def test_the_split_is_fixed_stratified_and_has_no_image_twice(task: Task) -> Non
     again = digits.data()
     assert torch.equal(again[1].inputs, held(task.evaluation).inputs)
     assert torch.equal(again[1].targets, held(task.evaluation).targets)
+
+
+def test_images_are_those_of_scikit_learn_which_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, classes = load_digits(return_X_y=True)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # whoever imports it now gets an ImportError
+    train, evaluation = digits.data()
+    scaled = torch.cat([train.inputs, evaluation.inputs]) * digits.PIXEL_STD + digits.PIXEL_MEAN
+    found = torch.cat(
+        [(16 * scaled).round().flatten(1), torch.cat([train.targets, evaluation.targets])[:, None]], dim=1
+    )
+    wanted = np.column_stack([pixels, classes])
+    assert sorted(found.tolist()) == sorted(wanted.tolist())
+
+
+def test_without_scikit_learn_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match="'sklearn', whose images zoo:digits is of"):
+        digits.data()
 
 
 def test_inputs_are_normalised(task: Task) -> None:

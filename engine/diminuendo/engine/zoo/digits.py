@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
@@ -94,14 +97,20 @@ def data() -> tuple[Samples, Samples]:
     The split is fixed and stratified: images are ordered by class and, within a class, by a hash of their
     number; evenly spaced ones of that order are for evaluation. It depends on no library's random numbers.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, classes = load_digits(return_X_y=True)
-    targets = torch.from_numpy(classes).to(torch.int64)
-    scaled = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / PIXEL_MAX
+    table = torch.from_numpy(np.loadtxt(_images(), delimiter=","))  # (1797, 64 + 1)
+    targets = table[:, -1].to(torch.int64)
+    scaled = table[:, :-1].to(torch.float32).reshape(-1, 1, 8, 8) / PIXEL_MAX
     samples = Samples((scaled - PIXEL_MEAN) / PIXEL_STD, targets)
     train, evaluation = _split(targets.tolist())
     return samples.take(train), samples.take(evaluation)
+
+
+def _images() -> Path:
+    """scikit-learn's file of them. To import scikit-learn takes a process nearly as long as to import torch."""
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'sklearn', whose images zoo:digits is of", name="sklearn")
+    return Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
 
 
 def _split(classes: list[int]) -> tuple[Tensor, Tensor]:
