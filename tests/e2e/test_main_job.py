@@ -85,6 +85,7 @@ def test_the_result_is_what_its_certificate_says(inline: Decisions, inline_folde
     assert set(model.state_dict()) != set(original.model.state_dict())
 
 
+@pytest.mark.apart  # the job above decides as the inline run; what carries wishes is tested piece by piece
 def test_wishes_reach_the_search_through_the_command_line_and_the_wire(tmp_path: Path) -> None:
     """Short: three layers in one format, one round. The same wishes without a server decide the same."""
     wishes = "--delta 5 --effort quick --objective macs --limit size=0.6MB --freeze block[12].* --freeze conv --stage 1"
