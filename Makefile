@@ -30,7 +30,7 @@ demo: $(STAMP) ## compress a digits network through the whole system and show th
 
 test: $(STAMP) ## run every test; of the crash matrix, a sample
 	@# Most tests wait for processes that they start: two files at a time take half as long on two cores. In the order of
-	@# their names: the longest file (e2e) is not the last one, for which the other core would wait.
+	@# their names, but for one (tests/conftest.py): no long file is the last one, for which the other core would wait.
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-apart: $(STAMP) ## run the tests that take minutes: remote Ray, a whole fleet, real metrics, the light client alone
