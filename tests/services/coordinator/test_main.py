@@ -35,6 +35,7 @@ def coordinating(
     finally:
         stop.request()
         thread.join(60)
+        shared.close()  # as its process would: the next one's evaluators would wait for room on the cluster
         assert not thread.is_alive()
 
 
