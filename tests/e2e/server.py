@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,15 +79,15 @@ def left_after(mark: str, *, timeout_s: float = 10.0) -> list[str]:
 
 
 @contextmanager
-def serving(data: Path, *, evaluators: int, lease_s: float = 30.0) -> Iterator[Server]:
+def serving(data: Path, *, evaluators: int, options: Sequence[str] = ()) -> Iterator[Server]:
     """Start a server on free ports, and stop it with SIGTERM.
 
     Args:
-        lease_s: As `serve --lease-s`.
+        options: More of `diminuendo serve`.
     """
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "diminuendo.client.cli.main", "serve", "--data-dir", str(data)]
-    command += ["--port", "0", "--http-port", "0", "--evaluators", str(evaluators), "--lease-s", str(lease_s)]
+    command += ["--port", "0", "--http-port", "0", "--evaluators", str(evaluators), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=marked_environment(mark))
     try:
         if process.stdout is None:

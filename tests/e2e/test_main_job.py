@@ -48,7 +48,8 @@ def test_one_evaluator_decides_as_the_inline_run(inline_later: Future[Decisions]
 
 
 def test_a_coordinator_killed_in_the_middle_changes_nothing(inline: Decisions, tmp_path: Path) -> None:
-    with serving(tmp_path / "data", evaluators=2, lease_s=10) as server, Client(server.target) as client:
+    options = ("--lease-s", "10")  # all of it is waited for
+    with serving(tmp_path / "data", evaluators=2, options=options) as server, Client(server.target) as client:
         job = submit(client)
         killed: psutil.Process | None = None
         for event in job.watch():

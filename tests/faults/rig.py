@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.record import Record, history
 from tests.faults.workers import WORLD
 from tests.postgres import Postgres
+from tests.waiting import until
 
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.coordinator.rpc import reason_of
@@ -253,16 +254,6 @@ class Rig:
                 if code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    """Poll what has no event to wait for: other processes."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @contextmanager

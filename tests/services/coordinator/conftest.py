@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,16 +40,6 @@ from diminuendo.services.coordinator.line import Claim  # noqa: E402
 from diminuendo.services.coordinator.rpc import Conductor  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    """Poll what has no event to wait for: other processes."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 @pytest.fixture(scope="session")

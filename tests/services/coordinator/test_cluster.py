@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.services.coordinator.conftest import until
+from tests.waiting import until
 
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator import scratch

@@ -13,8 +13,9 @@ from importlib.metadata import version
 
 import pytest
 from diminuendo.v1 import job_pb2
-from tests.services.coordinator.conftest import Executors, Server, collect, until
+from tests.services.coordinator.conftest import Executors, Server, collect
 from tests.services.coordinator.workers import HELD_UP, SCRIPTED, SLOW_WORLD, evaluate, prepare, starts
+from tests.waiting import until
 
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.coordinator import main

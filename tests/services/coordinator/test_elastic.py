@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.services.coordinator.conftest import Executors, collect, until
+from tests.services.coordinator.conftest import Executors, collect
 from tests.services.coordinator.workers import SCRIPTED, evaluate
+from tests.waiting import until
 
 from diminuendo.services.common.errors import StartError
 from diminuendo.services.coordinator.cluster import Cluster, Share, _divide

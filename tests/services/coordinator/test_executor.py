@@ -6,8 +6,9 @@ import time
 
 import psutil
 import pytest
-from tests.services.coordinator.conftest import Executors, collect, until
+from tests.services.coordinator.conftest import Executors, collect
 from tests.services.coordinator.workers import MISSING, SCRIPTED, evaluate, prepare, starts, survey
+from tests.waiting import until
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.work import Evaluated, Failed

@@ -15,8 +15,9 @@ from diminuendo.v1 import job_pb2, job_service_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.typing import EventDict
-from tests.services.coordinator.conftest import Executors, Server, until
+from tests.services.coordinator.conftest import Executors, Server
 from tests.services.coordinator.workers import DEADLY, SCRIPTED, SLOW_WORLD, WORLD
+from tests.waiting import until
 
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.coordinator.executor import RayExecutor

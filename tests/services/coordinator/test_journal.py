@@ -13,7 +13,8 @@ import pytest
 from diminuendo.v1 import coordinator_service_pb2 as v1
 from diminuendo.v1 import job_pb2
 from tests.engine.search.world import World
-from tests.services.coordinator.conftest import Server, serving, until
+from tests.services.coordinator.conftest import Server, serving
+from tests.waiting import until
 
 from diminuendo.engine.cost import Cost
 from diminuendo.engine.search.drive import Done

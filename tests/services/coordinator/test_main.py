@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 from diminuendo.v1 import job_pb2
-from tests.services.coordinator.conftest import Executors, Server, until
+from tests.services.coordinator.conftest import Executors, Server
 from tests.services.coordinator.workers import LATE, SCRIPTED, SLOW_WORLD, WORLD
+from tests.waiting import until
 
 from diminuendo.engine.store import DirectoryStore
 from diminuendo.services.coordinator import main

@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 import pytest
 from diminuendo.v1 import job_pb2
-from tests.services.coordinator.conftest import ROOT, Server, until
+from tests.services.coordinator.conftest import ROOT, Server
+from tests.waiting import until
 
 from diminuendo.services.common.rayjobs import LABEL
 from diminuendo.services.coordinator.remote import options

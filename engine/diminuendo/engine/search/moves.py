@@ -79,8 +79,10 @@ class Board:
     ladders: list[dict[str, list[int]]]
     fixed: int
     bounds: tuple[Bound, ...]
-    _near: dict[tuple[int, int], list[int]] = field(default_factory=dict, init=False, repr=False)
-    _heights: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict, init=False, repr=False)
+    _near: dict[tuple[int, int], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _heights: dict[tuple[int, int], tuple[list[int], list[int]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, surrogate: Surrogate) -> Board:
@@ -276,14 +278,13 @@ def anneal(
     home = board.state(parent)
     most = max(1, most)
     state = keep_limits(board, shrink(board, home, most), most)
-    amount = board.fixed + sum(board.amounts[i][option] for i, option in enumerate(state))
-    damage = sum(board.damage[i][option] for i, option in enumerate(state))
+    amounts, damages, bounds = board.amounts, board.damage, board.bounds
+    amount = board.fixed + sum(amounts[i][option] for i, option in enumerate(state))
+    damage = sum(damages[i][option] for i, option in enumerate(state))
     flipped = [[name != formats[home[i]] for name in formats] for i, formats in enumerate(board.formats)]
     flips = sum(flipped[i][option] for i, option in enumerate(state))
-    used = [bound.total(state) for bound in board.bounds]
-    strict = all(bound.over(total) == 0 for bound, total in zip(board.bounds, used, strict=True))
-
-    amounts, damages, bounds = board.amounts, board.damage, board.bounds
+    used = [bound.total(state) for bound in bounds]
+    strict = all(bound.over(total) == 0 for bound, total in zip(bounds, used, strict=True))
 
     def energy(amount: int, damage: float, flips: int, used: list[int]) -> float:
         over = math.log(amount / most) if amount > most else 0.0
